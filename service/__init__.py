@@ -1,0 +1,1 @@
+"""The online half: published models behind gRPC and HTTP."""
