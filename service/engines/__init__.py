@@ -1,0 +1,1 @@
+"""Engines: what holds published models and computes with them."""
