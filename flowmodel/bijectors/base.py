@@ -1,0 +1,163 @@
+"""What every bijector is: a plan, the module built from it, and the folded module that is exported.
+
+``forward`` maps base noise x to data y. The primitive is the pair, value and log-determinant of the Jacobian of the map
+that was taken; single values derive from it. Nothing is cached.
+"""
+
+import abc
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from flowmodel.errors import ShapeMismatchError
+from flowmodel.plans import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class BijectorPlan(Plan, abc.ABC):
+    """Plan of a bijector; agnostic of shape until :meth:`build`."""
+
+    @abc.abstractmethod
+    def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "Bijector":
+        """The concrete bijector for events of ``event_shape``, its parameters new.
+
+        Raises:
+            ShapeMismatchError: the plan cannot be built for that shape.
+        """
+
+    def __call__(self, *, shape: torch.Size, context_shape: torch.Size | None = None) -> "Bijector":
+        """The same as :meth:`build`, in the words of FlowTorch."""
+        return self.build(torch.Size(shape), None if context_shape is None else torch.Size(context_shape))
+
+
+class Folded(torch.nn.Module, abc.ABC):
+    """A bijector made ready for TorchScript: masks multiplied in, shapes flat, nothing left to check.
+
+    ``push`` maps noise to data and ``pull`` data to noise, ``[B, D]`` and ``context[B, C]`` to ``[B, D]`` and the
+    log-determinant ``[B]`` of the map taken.
+    """
+
+    @abc.abstractmethod
+    def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Noise to data."""
+
+    @abc.abstractmethod
+    def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data to noise."""
+
+
+class Bijector(torch.nn.Module, abc.ABC):
+    """An invertible map between events of one shape.
+
+    Args:
+        event_shape: shape of one event.
+        context_shape: shape of one context, or ``None`` where the map depends on none.
+    """
+
+    def __init__(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> None:
+        super().__init__()
+        self.event_shape = torch.Size(event_shape)
+        self.context_shape = None if context_shape is None else torch.Size(context_shape)
+
+    @property
+    def event_size(self) -> int:
+        """Number of scalars in an event."""
+        return math.prod(self.event_shape)
+
+    @property
+    def context_size(self) -> int:
+        """Number of scalars in a context; 0 where there is none."""
+        return 0 if self.context_shape is None else math.prod(self.context_shape)
+
+    @abc.abstractmethod
+    def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Noise ``x[B, D]`` to data ``[B, D]`` and the log-determinant ``[B]`` of that map."""
+
+    @abc.abstractmethod
+    def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data ``y[B, D]`` to noise ``[B, D]`` and the log-determinant ``[B]`` of that map."""
+
+    @abc.abstractmethod
+    def fold(self) -> Folded:
+        """A copy of the map for TorchScript, sharing no parameters with this module."""
+
+    def standardize_(self, y: Tensor, context: Tensor | None) -> Tensor:
+        """Let data-dependent parts learn from ``y[B, D]``; returns the data as the part before this one sees them."""
+        return self.pull(y, context)[0]
+
+    def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Noise to data, and log abs det of the Jacobian dy/dx.
+
+        Args:
+            x: ``[..., *event_shape]``.
+            context: ``[..., *context_shape]``; leading shapes are broadcast against each other.
+
+        Returns:
+            ``y[..., *event_shape]`` and ``log_det[...]``.
+
+        Raises:
+            ShapeMismatchError: a trailing shape differs from the one this bijector was built for.
+        """
+        rows, flat_context, batch_shape = self._flatten(x, context)
+        y, log_det = self.push(rows, flat_context)
+        return y.reshape(batch_shape + self.event_shape), log_det.reshape(batch_shape)
+
+    def inverse_and_log_det(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Data to noise, and log abs det of the Jacobian dx/dy; shapes and errors as in :meth:`forward_and_log_det`."""
+        rows, flat_context, batch_shape = self._flatten(y, context)
+        x, log_det = self.pull(rows, flat_context)
+        return x.reshape(batch_shape + self.event_shape), log_det.reshape(batch_shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Noise to data."""
+        return self.forward_and_log_det(x, context)[0]
+
+    def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Data to noise."""
+        return self.inverse_and_log_det(y, context)[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Log abs det of dy/dx at ``x``; ``y`` stands in torch's signature and is not read."""
+        return self.forward_and_log_det(x, context)[1]
+
+    def _flatten(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
+        owner = type(self).__name__
+        batch_shape = leading_shape(owner, "value", value, self.event_shape)
+        if self.context_shape is None:
+            if context is not None:
+                raise ShapeMismatchError(
+                    f"{owner}: context of shape {tuple(context.shape)} given, but it was built without one; "
+                    "build it with context_shape=..., or leave the context out"
+                )
+            return value.reshape(-1, self.event_size), None, batch_shape
+        if context is None:
+            raise ShapeMismatchError(
+                f"{owner}: no context given; expected one of shape [..., {', '.join(map(str, self.context_shape))}]"
+            )
+        context_batch = leading_shape(owner, "context", context, self.context_shape)
+        try:
+            batch_shape = torch.broadcast_shapes(batch_shape, context_batch)
+        except RuntimeError:
+            raise ShapeMismatchError(
+                f"{owner}: value has leading shape {tuple(batch_shape)} and context {tuple(context_batch)}, which do not "
+                "broadcast; give one context for each value, or one for all"
+            ) from None
+        value = value.expand(batch_shape + self.event_shape)
+        context = context.expand(batch_shape + self.context_shape)
+        return value.reshape(-1, self.event_size), context.reshape(-1, self.context_size), batch_shape
+
+
+def leading_shape(owner: str, what: str, value: Tensor, trailing: torch.Size) -> torch.Size:
+    """The shape of ``value`` before its ``trailing`` one.
+
+    Raises:
+        ShapeMismatchError: ``value`` does not end in ``trailing``.
+    """
+    cut = value.dim() - len(trailing)
+    if cut < 0 or value.shape[cut:] != trailing:
+        raise ShapeMismatchError(
+            f"{owner}: {what} of shape {tuple(value.shape)} given; expected it to end in {tuple(trailing)}"
+        )
+    return value.shape[:cut]

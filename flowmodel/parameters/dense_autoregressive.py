@@ -1,0 +1,202 @@
+r"""MADE: a masked network whose output for dimension i reads only the dimensions before it.
+
+Every unit carries a *degree*. Inputs have degrees 1 to D in the order of the autoregression, hidden units degrees up to
+D - 1 in even shares, and the outputs of dimension i read hidden units of degree below i. A hidden unit of degree m
+reads inputs and hidden units of degree at most m (Germain et al. 2015, arXiv:1502.03509). With a context, some hidden units
+have degree 0: they read the context alone, so that already the first dimension depends on it.
+
+Hidden units are kept sorted by degree. That makes "all units of degree at most t" a prefix, which is what lets
+:mod:`flowmodel.bijectors.degree_walk` invert the network by one degree at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+from flowmodel.errors import PlanError, ShapeMismatchError
+from flowmodel.parameters.activations import ACTIVATIONS, activate
+from flowmodel.parameters.base import Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseAutoregressive(Parameters):
+    """Plan of a dense autoregressive network (MADE).
+
+    Args:
+        hidden_dims: width of each hidden layer; ``None`` takes two layers of :func:`default_width` units.
+        nonlinearity: one of :data:`~flowmodel.parameters.activations.ACTIVATIONS`.
+        permutation: ``permutation[k]`` is the dimension that comes at place ``k`` of the autoregression; ``None``
+            keeps the order of the columns.
+
+    Raises:
+        PlanError: a width is not a positive whole number, the activation is unknown, or the permutation is none.
+
+    Example:
+        >>> import flowmodel.parameters as params
+        >>> params.DenseAutoregressive(hidden_dims=(64, 64))
+        DenseAutoregressive(hidden_dims=(64, 64), nonlinearity='relu', permutation=None)
+    """
+
+    hidden_dims: tuple[int, ...] | None = None
+    nonlinearity: str = "relu"
+    permutation: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.hidden_dims is not None:
+            object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
+            if not self.hidden_dims or not all(isinstance(h, int) and h > 0 for h in self.hidden_dims):
+                raise PlanError(
+                    f"DenseAutoregressive: hidden_dims={self.hidden_dims} given; expected one or more whole numbers "
+                    "above 0, such as (64, 64)"
+                )
+        if self.nonlinearity not in ACTIVATIONS:
+            raise PlanError(
+                f"DenseAutoregressive: nonlinearity={self.nonlinearity!r} given; expected one of {', '.join(ACTIVATIONS)}"
+            )
+        if self.permutation is not None:
+            object.__setattr__(self, "permutation", tuple(self.permutation))
+            check_permutation("DenseAutoregressive", self.permutation)
+
+    def build(self, event_size: int, context_size: int, params_per_dim: int) -> MADE:
+        """The network for ``event_size`` dimensions.
+
+        Raises:
+            ShapeMismatchError: a hidden layer is too narrow to hold every degree, or the permutation is of another size.
+        """
+        width = default_width(event_size)
+        hidden_dims = self.hidden_dims or (width, width)
+        lowest = 0 if context_size or event_size == 1 else 1
+        needed = event_size - lowest
+        for place, hidden in enumerate(hidden_dims):
+            if hidden < needed:
+                raise ShapeMismatchError(
+                    f"DenseAutoregressive: hidden_dims[{place}]={hidden} units cannot carry the {needed} degrees that "
+                    f"an event of {event_size} dimensions needs, so the last dimensions would not see those before them; "
+                    f"give at least {needed} units or leave hidden_dims=None"
+                )
+        if self.permutation is not None and len(self.permutation) != event_size:
+            raise ShapeMismatchError(
+                f"DenseAutoregressive: permutation of {len(self.permutation)} places given for an event of "
+                f"{event_size} dimensions; give one place for each dimension"
+            )
+        order = self.permutation or tuple(range(event_size))
+        degrees = [hidden_degrees(hidden, lowest, event_size - 1) for hidden in hidden_dims]
+        return MADE(order, degrees, context_size, params_per_dim, self.nonlinearity)
+
+
+def default_width(event_size: int) -> int:
+    """Hidden units taken for D dimensions: 8 for each, at least 64, past 512 only as many as 2 for each need.
+
+    Example:
+        >>> [default_width(d) for d in (1, 2, 21, 63, 784)]
+        [64, 64, 192, 512, 1568]
+    """
+    wanted = max(64, min(8 * event_size, 512), 2 * event_size)
+    return 32 * math.ceil(wanted / 32)
+
+
+def hidden_degrees(units: int, lowest: int, highest: int) -> list[int]:
+    """Degrees of ``units`` hidden units, sorted, each degree of ``lowest`` to ``highest`` in an even share.
+
+    Example:
+        >>> hidden_degrees(5, 1, 3)
+        [1, 1, 2, 2, 3]
+    """
+    count = highest - lowest + 1
+    return [lowest + unit * count // units for unit in range(units)]
+
+
+def check_permutation(owner: str, permutation: tuple[int, ...]) -> None:
+    """Raise a :class:`PlanError` unless ``permutation`` holds each of 0 to n - 1 once."""
+    if sorted(permutation) != list(range(len(permutation))):
+        raise PlanError(
+            f"{owner}: permutation={permutation} given; expected each whole number from 0 to {len(permutation) - 1} once"
+        )
+
+
+class MADE(torch.nn.Module):
+    """The masked network: ``x[B, D]``, ``context[B, C]`` to ``[B, D, P]``.
+
+    Weights are held for inputs in the order of the autoregression; ``order`` brings columns into it. The rows of the
+    output weight are grouped by dimension: row ``i * P + p`` is parameter ``p`` of the dimension at place ``i``.
+    """
+
+    order: torch.Tensor
+
+    def __init__(
+        self,
+        order: tuple[int, ...],
+        degrees: list[list[int]],
+        context_size: int,
+        params_per_dim: int,
+        nonlinearity: str,
+    ) -> None:
+        super().__init__()
+        event_size = len(order)
+        self.event_size = event_size
+        self.context_size = context_size
+        self.params_per_dim = params_per_dim
+        self.nonlinearity = nonlinearity
+        self.natural_order = list(order) == list(range(event_size))
+        # offsets[l][t]: how many units of hidden layer l have a degree of at most t.
+        self.offsets = [[sum(d <= t for d in layer) for t in range(event_size)] for layer in degrees]
+        self.register_buffer("order", torch.tensor(order))
+
+        ladder = [list(range(1, event_size + 1)), *degrees]
+        masks = [_mask(above, below, strict=False) for below, above in zip(ladder[:-1], ladder[1:], strict=True)]
+        outputs = [place for place in range(1, event_size + 1) for _ in range(params_per_dim)]
+        masks.append(_mask(outputs, degrees[-1], strict=True))
+        for layer, mask in enumerate(masks):
+            self.register_buffer(f"mask_{layer}", mask, persistent=False)
+        self.weights = torch.nn.ParameterList([_masked_uniform(mask) for mask in masks[:-1]])
+        self.weights.append(torch.zeros_like(masks[-1]))
+        self.biases = torch.nn.ParameterList([_bias(mask) for mask in masks[:-1]])
+        self.biases.append(torch.zeros(event_size * params_per_dim))
+        self.context_weight = (
+            torch.nn.Parameter(_masked_uniform(torch.ones(len(degrees[0]), context_size))) if context_size else None
+        )
+
+    def masks(self) -> list[torch.Tensor]:
+        """The masks, one for each weight: 1 where a unit may read another, else 0."""
+        return [getattr(self, f"mask_{layer}") for layer in range(len(self.weights))]
+
+    def folded_weights(self) -> list[torch.Tensor]:
+        """The weights with their masks multiplied in, as the network uses them."""
+        return [weight * mask for weight, mask in zip(self.weights, self.masks(), strict=True)]
+
+    def first_bias(self, context: torch.Tensor | None) -> torch.Tensor:
+        """What the first hidden layer adds to its inputs' part: ``[H]``, or ``[B, H]`` with a context."""
+        bias: torch.Tensor = self.biases[0]
+        if self.context_weight is None or context is None:
+            return bias
+        return torch.nn.functional.linear(context, self.context_weight, bias)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        """The parameters of all dimensions in one dense pass: ``[B, D, P]``, in the order of the columns."""
+        weights = self.folded_weights()
+        hidden = x if self.natural_order else x.index_select(1, self.order)
+        hidden = activate(torch.nn.functional.linear(hidden, weights[0]) + self.first_bias(context), self.nonlinearity)
+        for weight, bias in zip(weights[1:-1], self.biases[1:-1], strict=True):
+            hidden = activate(torch.nn.functional.linear(hidden, weight, bias), self.nonlinearity)
+        out = torch.nn.functional.linear(hidden, weights[-1], self.biases[-1])
+        out = out.view(-1, self.event_size, self.params_per_dim)
+        return out if self.natural_order else out.index_select(1, torch.argsort(self.order))
+
+
+def _mask(above: list[int], below: list[int], *, strict: bool) -> torch.Tensor:
+    reads, read = torch.tensor(above)[:, None], torch.tensor(below)[None, :]
+    return ((reads > read) if strict else (reads >= read)).to(torch.get_default_dtype())
+
+
+def _masked_uniform(mask: torch.Tensor) -> torch.Tensor:
+    """Weights of variance 1/(3 n), where n counts the inputs that a unit may read, as ``torch.nn.Linear`` draws them."""
+    fan_in = mask.sum(1, keepdim=True).clamp(min=1)
+    return (torch.rand_like(mask) * 2 - 1) / fan_in.sqrt()
+
+
+def _bias(mask: torch.Tensor) -> torch.Tensor:
+    fan_in = mask.sum(1).clamp(min=1)
+    return (torch.rand_like(fan_in) * 2 - 1) / fan_in.sqrt()
