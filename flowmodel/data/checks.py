@@ -1,0 +1,55 @@
+"""What must hold before rows can be trained on, for a table from a file and for an array alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from flowmodel.data.table import Matrix
+from flowmodel.errors import DataError
+
+
+def check_finite(rows: Matrix, columns: Sequence[str], source: str) -> None:
+    """Raise ``DataError`` at the first missing or infinite value, with its column and 1-based row."""
+    bad = ~np.isfinite(rows)
+    if not bad.any():
+        return
+    row, column = (int(index) for index in np.argwhere(bad)[0])
+    more = int(bad.any(axis=1).sum()) - 1
+    others = f" (and {more} more such rows)" if more else ""
+    raise DataError(
+        f"{source}: row {row + 1}, column {columns[column]!r}: found {describe(rows[row, column])}, expected a finite "
+        f"number{others}; correct the cell, or leave out the row or the column"
+    )
+
+
+def check_varied(rows: Matrix, columns: Sequence[str], source: str) -> None:
+    """Raise ``DataError`` for a column that has the same value in all rows: no density can be given for it."""
+    if not len(rows):
+        return
+    lowest, highest = rows.min(axis=0), rows.max(axis=0)
+    # A column computed as a constant may differ in the last bit from row to row.
+    rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(lowest), np.abs(highest))
+    for column in np.flatnonzero(highest - lowest <= rounding).tolist():
+        raise DataError(
+            f"{source}: column {columns[column]!r} has one value, {lowest[column]:g}, in all {len(rows)} rows; "
+            "a density needs columns that vary, so leave it out"
+        )
+
+
+def check_enough_rows(count: int, dimensions: int, source: str) -> None:
+    """Raise ``DataError`` for no rows at all, or fewer than there are dimensions."""
+    if count == 0:
+        raise DataError(f"{source}: there are no rows; expected at least {max(dimensions, 2)}")
+    if count < max(dimensions, 2):
+        raise DataError(
+            f"{source}: {count} {'row is' if count == 1 else 'rows are'} fewer than needed for {dimensions} "
+            f"{'dimension' if dimensions == 1 else 'dimensions'}; expected at least {max(dimensions, 2)}, and some "
+            "hundreds for a useful density: give more rows or choose fewer columns"
+        )
+
+
+def describe(value: float) -> str:
+    """A non-finite number in words."""
+    return "NaN or a missing value" if np.isnan(value) else "minus infinity" if value < 0 else "infinity"
