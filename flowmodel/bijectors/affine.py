@@ -25,7 +25,7 @@ class Affine(BijectorPlan):
         PlanError: ``params_fn`` is another plan, or the scale function is unknown.
     """
 
-    params_fn: Parameters = TensorPlan()
+    params_fn: Parameters = dataclasses.field(default_factory=TensorPlan)
     scale_fn: str = "bounded"
 
     def __post_init__(self) -> None:

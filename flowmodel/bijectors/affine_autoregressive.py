@@ -1,8 +1,8 @@
 r"""The affine autoregressive bijector, :math:`y_i = \mu_i(x_{<i}) + \sigma_i(x_{<i})\, x_i`.
 
-Inverse autoregressive flow (Kingma et al. 2016, arXiv:1606.04934): data from noise in one dense pass, noise from data one
-degree at a time by :mod:`flowmodel.bijectors.degree_walk`. Under :class:`~flowmodel.bijectors.Invert` it is masked
-autoregressive flow (Papamakarios et al. 2017, arXiv:1705.07057), with the two directions changed over.
+Inverse autoregressive flow (Kingma et al. 2016, arXiv:1606.04934): data from noise in one dense pass, noise from data
+one degree at a time by :mod:`flowmodel.bijectors.degree_walk`. Under :class:`~flowmodel.bijectors.Invert` it is
+masked autoregressive flow (Papamakarios et al. 2017, arXiv:1705.07057), with the two directions changed over.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class AffineAutoregressive(BijectorPlan):
         True
     """
 
-    params_fn: Parameters = DenseAutoregressive()
+    params_fn: Parameters = dataclasses.field(default_factory=DenseAutoregressive)
     scale_fn: str = "bounded"
 
     def __post_init__(self) -> None:
@@ -61,8 +61,8 @@ class AffineAutoregressive(BijectorPlan):
         """
         if not event_shape:
             raise ShapeMismatchError(
-                "AffineAutoregressive: event shape () given; expected at least one dimension. Wrap the base distribution "
-                "in torch.distributions.Independent(base, 1) so that its last dimension belongs to the event"
+                "AffineAutoregressive: event shape () given; expected at least one dimension. Wrap the base "
+                "distribution in torch.distributions.Independent(base, 1): its last dimension then belongs to the event"
             )
         context_size = 0 if context_shape is None else math.prod(context_shape)
         made = self.params_fn.build(math.prod(event_shape), context_size, 2)
@@ -93,7 +93,7 @@ class AffineAutoregressiveBijector(Bijector):
         self._check_dtype(y)
         made = self.made
         ordered = (y if made.natural_order else y.index_select(1, made.order)).T.contiguous()
-        x, log_det = InvertByDegree.apply(
+        x, log_det = InvertByDegree.apply(  # type: ignore[no-untyped-call]
             ordered,
             _as_columns(made.first_bias(context)),
             made.offsets,
@@ -113,8 +113,8 @@ class AffineAutoregressiveBijector(Bijector):
         own = self.made.biases[0]
         if value.dtype != own.dtype or value.device != own.device:
             raise DtypeMismatchError(
-                f"AffineAutoregressive: value of {value.dtype} on {value.device} given, its parameters are {own.dtype} on "
-                f"{own.device}; move the value, or the flow by flow.to(...)"
+                f"AffineAutoregressive: value of {value.dtype} on {value.device} given, its parameters are {own.dtype} "
+                f"on {own.device}; move the value, or the flow by flow.to(...)"
             )
 
 
@@ -152,7 +152,7 @@ class FoldedAffineAutoregressive(Folded):
     @torch.jit.export
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, in one dense pass."""
-        weights, biases = self._parameters()
+        weights, biases = self._weights_and_biases()
         x = x.to(weights[0].dtype)
         hidden = x if self.natural_order else x.index_select(1, self.order)
         hidden = activate(
@@ -169,7 +169,7 @@ class FoldedAffineAutoregressive(Folded):
     @torch.jit.export
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data to noise, one degree at a time."""
-        weights, biases = self._parameters()
+        weights, biases = self._weights_and_biases()
         first_bias = self._first_bias(biases[0], context)
         later_biases: list[Tensor] = []
         for bias in biases[1:]:
@@ -183,12 +183,12 @@ class FoldedAffineAutoregressive(Folded):
         x = x.t()
         return (x if self.natural_order else x.index_select(1, self.place)), -log_sigma.sum(0)
 
-    def _parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+    def _weights_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
         weights: list[Tensor] = []
         biases: list[Tensor] = []
         for layer in self.layers:
-            weights.append(layer.weight)
-            biases.append(layer.bias)
+            weights.append(layer.weight)  # type: ignore[arg-type]
+            biases.append(layer.bias)  # type: ignore[arg-type]
         return weights, biases
 
     def _first_bias(self, bias: Tensor, context: Tensor | None) -> Tensor:

@@ -85,7 +85,8 @@ class Bijector(torch.nn.Module, abc.ABC):
 
     def standardize_(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Let data-dependent parts learn from ``y[B, D]``; returns the data as the part before this one sees them."""
-        return self.pull(y, context)[0]
+        own = next(self.parameters(), y)
+        return self.pull(y.to(own.dtype), context)[0]
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, and log abs det of the Jacobian dy/dx.
@@ -138,11 +139,11 @@ class Bijector(torch.nn.Module, abc.ABC):
             )
         context_batch = leading_shape(owner, "context", context, self.context_shape)
         try:
-            batch_shape = torch.broadcast_shapes(batch_shape, context_batch)
+            batch_shape = torch.broadcast_shapes(batch_shape, context_batch)  # type: ignore[no-untyped-call]
         except RuntimeError:
             raise ShapeMismatchError(
-                f"{owner}: value has leading shape {tuple(batch_shape)} and context {tuple(context_batch)}, which do not "
-                "broadcast; give one context for each value, or one for all"
+                f"{owner}: value has leading shape {tuple(batch_shape)} and context {tuple(context_batch)}, which do "
+                "not broadcast; give one context for each value, or one for all"
             ) from None
         value = value.expand(batch_shape + self.event_shape)
         context = context.expand(batch_shape + self.context_shape)

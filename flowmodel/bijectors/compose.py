@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,35 +62,40 @@ class ComposeBijector(Bijector):
         super().__init__(parts[0].event_shape, parts[0].context_shape)
         self.parts = torch.nn.ModuleList(parts)
 
+    @property
+    def chain(self) -> list[Bijector]:
+        """The parts, first the one that the noise enters."""
+        return cast(list[Bijector], list(self.parts))
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, first part first."""
         log_det = x.new_zeros(x.shape[0])
-        for part in self.parts:
+        for part in self.chain:
             x, part_log_det = part.push(x, context)
             log_det = log_det + part_log_det
         return x, log_det
 
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data to noise, last part first."""
-        y, log_det = self.parts[-1].pull(y, context)
-        for part in reversed(self.parts[:-1]):
+        y, log_det = self.chain[-1].pull(y, context)
+        for part in reversed(self.chain[:-1]):
             y, part_log_det = part.pull(y, context)
             log_det = log_det + part_log_det
         return y, log_det
 
     def standardize_(self, y: Tensor, context: Tensor | None) -> Tensor:
         """Each part learns from the data as they reach it, last part first."""
-        for part in reversed(self.parts):
+        for part in reversed(self.chain):
             y = part.standardize_(y, context)
         return y
 
     def fold(self) -> Folded:
         """The folded parts in a row."""
-        return FoldedCompose([part.fold() for part in self.parts])
+        return FoldedCompose([part.fold() for part in self.chain])
 
 
 class FoldedCompose(Folded):
-    """Folded maps one after the other; the second list holds the same modules in reverse for TorchScript to unroll."""
+    """Folded maps one after the other."""
 
     def __init__(self, parts: list[Folded]) -> None:
         super().__init__()
@@ -100,7 +106,7 @@ class FoldedCompose(Folded):
         """Noise to data."""
         log_dets: list[Tensor] = []
         for part in self.parts:
-            x, log_det = part.push(x, context)
+            x, log_det = part.push(x, context)  # type: ignore[operator]
             log_dets.append(log_det)
         return x, torch.stack(log_dets).sum(0)
 
@@ -109,6 +115,6 @@ class FoldedCompose(Folded):
         """Data to noise."""
         log_dets: list[Tensor] = []
         for part in self.parts[::-1]:
-            y, log_det = part.pull(y, context)
+            y, log_det = part.pull(y, context)  # type: ignore[operator]
             log_dets.append(log_det)
         return y, torch.stack(log_dets).sum(0)

@@ -1,9 +1,9 @@
 r"""The exact inverse of an affine autoregressive layer at the price of about one pass, and its gradient.
 
-The layer is :math:`y_i = \mu_i(x_{<i}) + \sigma_i(x_{<i})\, x_i`, its parameters those of a MADE whose hidden units are
-sorted by degree. Inverting it is forward substitution: once :math:`x_1 \dots x_t` are known, exactly the hidden units of
-degree t can be computed, and they are all that the parameters of :math:`x_{t+1}` still lack. So each masked weight is
-used once, where an inversion by D full passes would use each weight D times.
+The layer is :math:`y_i = \mu_i(x_{<i}) + \sigma_i(x_{<i})\, x_i`, its parameters those of a MADE whose hidden units
+are sorted by degree. Inverting it is forward substitution: once :math:`x_1 \dots x_t` are known, exactly the hidden
+units of degree t can be computed, and they are all that the parameters of :math:`x_{t+1}` still lack. So each masked
+weight is used once, where an inversion by D full passes would use each weight D times.
 
 The gradient needs no graph through those steps. With :math:`S = \sum_i \log\sigma_i` and the adjoints
 :math:`\bar x, \bar S` of the results, implicit differentiation of :math:`g(x, \theta) = y` gives
@@ -103,7 +103,7 @@ class InvertByDegree(torch.autograd.Function):
         return x, log_scale(outputs[1::2], scale_fn).sum(0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, x_bar: Tensor, s_bar: Tensor) -> tuple[Tensor | None, ...]:
         """The adjoints of ``y``, of the first bias, and of every weight and bias."""
         layers = len(ctx.offsets)
@@ -144,7 +144,7 @@ def sweep_degrees_back(
         scale_fn: name of the scale function.
 
     Returns:
-        The seeds at the outputs ``[2 D, B]``, the adjoints of each hidden layer's pre-activations, and lambda ``[D, B]``.
+        The seeds at the outputs ``[2 D, B]``, the adjoints of each hidden layer's pre-activations, lambda ``[D, B]``.
     """
     dims = x.shape[0]
     log_sigma = log_scale(outputs[1::2], scale_fn)

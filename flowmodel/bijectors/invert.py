@@ -13,8 +13,8 @@ from flowmodel.errors import PlanError
 class Invert(BijectorPlan):
     """Plan of the inverse of ``bijector``: its forward is the other's inverse, log-determinants with it.
 
-    ``Invert(AffineAutoregressive())`` is masked autoregressive flow: the density, and so each training step, is one dense
-    pass, and sampling goes one degree at a time.
+    ``Invert(AffineAutoregressive())`` is masked autoregressive flow: the density, and so each training step, is one
+    dense pass, and sampling goes one degree at a time.
 
     Raises:
         PlanError: ``bijector`` is not the plan of a bijector.

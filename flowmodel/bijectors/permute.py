@@ -15,8 +15,8 @@ class Permute(BijectorPlan):
     """Plan of a permutation of the (flattened) event: ``y[i] = x[permutation[i]]``.
 
     Args:
-        permutation: the permutation; ``None`` draws one when the plan is built (up to two dimensions: the reversal, since
-            half of all draws there would change nothing). It is a buffer, hence saved with the weights.
+        permutation: the permutation; ``None`` draws one when the plan is built (up to two dimensions: the
+            reversal, since half of all draws there would change nothing). It is a buffer, hence saved with the weights.
 
     Raises:
         PlanError: the tuple is not a permutation.

@@ -1,7 +1,7 @@
 r"""From an unbounded network output u to the logarithm of a scale, log sigma(u), with sigma(0) = 1.
 
-* ``bounded`` (default): :math:`\log\sigma = u / \sqrt{1 + (u/c)^2}` with :math:`c = \log 1000`. Smooth everywhere, close to
-  ``exp`` near 0, and sigma stays within [1/1000, 1000], so one layer amplifies an error by no more than that.
+* ``bounded`` (default): :math:`\log\sigma = u / \sqrt{1 + (u/c)^2}` with :math:`c = \log 1000`. Smooth everywhere,
+  close to ``exp`` near 0, and sigma stays within [1/1000, 1000], so one layer amplifies an error by no more than that.
 * ``exp``: :math:`\log\sigma = u`, without a limit.
 * ``softplus``: :math:`\sigma = \log(1 + e^{u + \log(e - 1)})`: linear growth above, exponential decay below.
 
@@ -15,7 +15,7 @@ SCALES = ("bounded", "exp", "softplus")
 
 
 def log_scale(u: torch.Tensor, name: str) -> torch.Tensor:
-    """log sigma(u), elementwise."""
+    """The logarithm of sigma(u), elementwise."""
     if name == "bounded":
         # 6.907755278982137 is log 1000; TorchScript reads no module-level floats.
         return u * torch.rsqrt(1 + (u / 6.907755278982137) ** 2)

@@ -1,7 +1,7 @@
 """Standardisation as part of the model, so that densities stay in the units of the data.
 
-Location and scale are kept, and applied, in float64 whatever the dtype of the flow. A column such as a time stamp, large
-and varying little, would lose its information if it were rounded to float32 before its mean is taken off.
+Location and scale are kept, and applied, in float64 whatever the dtype of the flow. A column such as a time stamp,
+large and varying little, would lose its information if it were rounded to float32 before its mean is taken off.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class StandardizeBijector(Bijector):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         kept: dict[str, Any] = {"location": self.location, "scale": self.scale}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             setattr(self, name, value.to(device=getattr(self, name).device))
         return self

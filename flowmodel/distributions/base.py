@@ -1,11 +1,11 @@
 """Base distributions as modules, so that they move, and are saved, with the flow.
 
-A ``torch.distributions`` object is not a module: ``flow.to(device)`` and ``state_dict`` would pass its tensors by. The known
-families are therefore taken apart into buffers and put together again whenever they are needed.
+A ``torch.distributions`` object is not a module: ``flow.to(device)`` and ``state_dict`` would pass its tensors by. The
+known families are therefore taken apart into buffers and put together again whenever they are needed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.distributions import Distribution, Independent, Laplace, Normal, Stud
 
 from flowmodel.errors import ExportError, PlanError
 
-_FAMILIES: dict[str, tuple[type[Distribution], tuple[str, ...]]] = {
+_FAMILIES: dict[str, tuple[Callable[..., Distribution], tuple[str, ...]]] = {
     "Normal": (Normal, ("loc", "scale")),
     "Laplace": (Laplace, ("loc", "scale")),
     "StudentT": (StudentT, ("df", "loc", "scale")),
@@ -47,7 +47,7 @@ class BaseDistribution(torch.nn.Module):
         if self._foreign is not None:
             return self._foreign
         cls, names = _FAMILIES[str(self.family)]
-        inner = cls(*(getattr(self, name) for name in names), validate_args=False)  # type: ignore[call-arg]
+        inner = cls(*(getattr(self, name) for name in names), validate_args=False)
         return Independent(inner, self.event_dims, validate_args=False) if self.event_dims else inner
 
     def to_json(self) -> dict[str, Any]:
@@ -71,17 +71,18 @@ class BaseDistribution(torch.nn.Module):
         Raises:
             ExportError: the base is not a diagonal normal distribution over one event.
         """
-        if self.family != "Normal" or self.loc.shape.numel() != event_size:
+        buffers = dict(self.named_buffers())
+        if self.family != "Normal" or buffers["loc"].numel() != event_size:
             name = self.family or type(self._foreign).__name__
             raise ExportError(
-                f"base distribution {name} with batch shape {tuple(self.distribution().batch_shape)} cannot be exported; "
-                "expected Independent(Normal(loc, scale), n) that covers one event"
+                f"base distribution {name} with batch shape {tuple(self.distribution().batch_shape)} cannot be "
+                "exported; expected Independent(Normal(loc, scale), n) that covers one event"
             )
-        return FoldedNormal(self.loc.detach().flatten().clone(), self.scale.detach().flatten().clone())
+        return FoldedNormal(buffers["loc"].flatten().clone(), buffers["scale"].flatten().clone())
 
 
 class FoldedNormal(torch.nn.Module):
-    r"""A diagonal normal: :math:`\log p(x) = -\tfrac12 \sum_i (x_i - m_i)^2 / s_i^2 - \sum_i \log s_i - \tfrac D2 \log 2\pi`."""
+    r"""A diagonal normal: :math:`\log p(x) = -\sum_i [(x_i - m_i)^2 / 2 s_i^2 + \log s_i] - \tfrac D2 \log 2\pi`."""
 
     loc: Tensor
     scale: Tensor

@@ -16,6 +16,8 @@ from flowmodel.bijectors.standardize import location_and_scale
 from flowmodel.distributions.base import BaseDistribution
 from flowmodel.errors import PlanError, ShapeMismatchError
 
+SampleShape = torch.Size | list[int] | tuple[int, ...]
+
 
 class Flow(torch.nn.Module, Distribution):
     """A trainable distribution, both a ``torch.distributions.Distribution`` and a ``torch.nn.Module``.
@@ -85,7 +87,7 @@ class Flow(torch.nn.Module, Distribution):
     @property
     def support(self) -> constraints.Constraint:
         """All real events."""
-        return constraints.independent(constraints.real, len(self.event_shape))
+        return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density, in nats and in the units of the data.
@@ -104,7 +106,7 @@ class Flow(torch.nn.Module, Distribution):
         noise, log_det = self.bijector.inverse_and_log_det(value, self._standard_context(context))
         return self.base_dist.log_prob(noise) + log_det
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+    def rsample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Reparameterised samples ``[*sample_shape, *batch_shape, *event_shape]``.
 
         With a context of leading shape ``[...]``, one for each sample, ``sample_shape`` broadcasts against it.
@@ -113,7 +115,7 @@ class Flow(torch.nn.Module, Distribution):
         return self.bijector.forward(noise, self._standard_context(context))
 
     @torch.no_grad()
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = (), context: Tensor | None = None) -> Tensor:
+    def sample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Samples without gradients; shapes as in :meth:`rsample`."""
         noise = self.base_dist.sample(torch.Size(sample_shape))
         return self.bijector.forward(noise, self._standard_context(context))

@@ -1,9 +1,10 @@
 r"""MADE: a masked network whose output for dimension i reads only the dimensions before it.
 
-Every unit carries a *degree*. Inputs have degrees 1 to D in the order of the autoregression, hidden units degrees up to
+Every unit carries a *degree*. Inputs have degrees 1 to D in the order of the autoregression, hidden units degrees 0 to
 D - 1 in even shares, and the outputs of dimension i read hidden units of degree below i. A hidden unit of degree m
-reads inputs and hidden units of degree at most m (Germain et al. 2015, arXiv:1502.03509). With a context, some hidden units
-have degree 0: they read the context alone, so that already the first dimension depends on it.
+reads inputs and hidden units of degree at most m (Germain et al. 2015, arXiv:1502.03509). Units of degree 0 read the
+context alone, so that already the first dimension depends on it. Without a context they are constants, and still earn
+their place: the first dimension, which otherwise had nothing but its bias, learns as fast as the others.
 
 Hidden units are kept sorted by degree. That makes "all units of degree at most t" a prefix, which is what lets
 :mod:`flowmodel.bijectors.degree_walk` invert the network by one degree at a time.
@@ -12,6 +13,7 @@ Hidden units are kept sorted by degree. That makes "all units of degree at most 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -54,7 +56,8 @@ class DenseAutoregressive(Parameters):
                 )
         if self.nonlinearity not in ACTIVATIONS:
             raise PlanError(
-                f"DenseAutoregressive: nonlinearity={self.nonlinearity!r} given; expected one of {', '.join(ACTIVATIONS)}"
+                f"DenseAutoregressive: nonlinearity={self.nonlinearity!r} given; expected one of "
+                f"{', '.join(ACTIVATIONS)}"
             )
         if self.permutation is not None:
             object.__setattr__(self, "permutation", tuple(self.permutation))
@@ -64,18 +67,17 @@ class DenseAutoregressive(Parameters):
         """The network for ``event_size`` dimensions.
 
         Raises:
-            ShapeMismatchError: a hidden layer is too narrow to hold every degree, or the permutation is of another size.
+            ShapeMismatchError: a hidden layer is too narrow to hold every degree, or the permutation is of
+                another size.
         """
         width = default_width(event_size)
         hidden_dims = self.hidden_dims or (width, width)
-        lowest = 0 if context_size or event_size == 1 else 1
-        needed = event_size - lowest
         for place, hidden in enumerate(hidden_dims):
-            if hidden < needed:
+            if hidden < event_size:
                 raise ShapeMismatchError(
-                    f"DenseAutoregressive: hidden_dims[{place}]={hidden} units cannot carry the {needed} degrees that "
-                    f"an event of {event_size} dimensions needs, so the last dimensions would not see those before them; "
-                    f"give at least {needed} units or leave hidden_dims=None"
+                    f"DenseAutoregressive: hidden_dims[{place}]={hidden} units cannot carry the {event_size} degrees "
+                    f"that an event of {event_size} dimensions needs: the last dimensions would not see those before "
+                    f"them. Give at least {event_size} units or leave hidden_dims=None"
                 )
         if self.permutation is not None and len(self.permutation) != event_size:
             raise ShapeMismatchError(
@@ -83,7 +85,7 @@ class DenseAutoregressive(Parameters):
                 f"{event_size} dimensions; give one place for each dimension"
             )
         order = self.permutation or tuple(range(event_size))
-        degrees = [hidden_degrees(hidden, lowest, event_size - 1) for hidden in hidden_dims]
+        degrees = [hidden_degrees(hidden, event_size) for hidden in hidden_dims]
         return MADE(order, degrees, context_size, params_per_dim, self.nonlinearity)
 
 
@@ -98,22 +100,22 @@ def default_width(event_size: int) -> int:
     return 32 * math.ceil(wanted / 32)
 
 
-def hidden_degrees(units: int, lowest: int, highest: int) -> list[int]:
-    """Degrees of ``units`` hidden units, sorted, each degree of ``lowest`` to ``highest`` in an even share.
+def hidden_degrees(units: int, event_size: int) -> list[int]:
+    """Degrees of ``units`` hidden units, sorted, each degree of 0 to D - 1 in an even share.
 
     Example:
-        >>> hidden_degrees(5, 1, 3)
-        [1, 1, 2, 2, 3]
+        >>> hidden_degrees(5, 3)
+        [0, 0, 1, 1, 2]
     """
-    count = highest - lowest + 1
-    return [lowest + unit * count // units for unit in range(units)]
+    return [unit * event_size // units for unit in range(units)]
 
 
 def check_permutation(owner: str, permutation: tuple[int, ...]) -> None:
     """Raise a :class:`PlanError` unless ``permutation`` holds each of 0 to n - 1 once."""
     if sorted(permutation) != list(range(len(permutation))):
         raise PlanError(
-            f"{owner}: permutation={permutation} given; expected each whole number from 0 to {len(permutation) - 1} once"
+            f"{owner}: permutation={permutation} given; expected each whole number from 0 to "
+            f"{len(permutation) - 1} once"
         )
 
 
@@ -146,7 +148,7 @@ class MADE(torch.nn.Module):
         self.register_buffer("order", torch.tensor(order))
 
         ladder = [list(range(1, event_size + 1)), *degrees]
-        masks = [_mask(above, below, strict=False) for below, above in zip(ladder[:-1], ladder[1:], strict=True)]
+        masks = [_mask(above, below, strict=False) for below, above in itertools.pairwise(ladder)]
         outputs = [place for place in range(1, event_size + 1) for _ in range(params_per_dim)]
         masks.append(_mask(outputs, degrees[-1], strict=True))
         for layer, mask in enumerate(masks):
@@ -192,7 +194,7 @@ def _mask(above: list[int], below: list[int], *, strict: bool) -> torch.Tensor:
 
 
 def _masked_uniform(mask: torch.Tensor) -> torch.Tensor:
-    """Weights of variance 1/(3 n), where n counts the inputs that a unit may read, as ``torch.nn.Linear`` draws them."""
+    """Weights of variance 1/(3 n), n counting the inputs that a unit may read, as ``torch.nn.Linear`` draws them."""
     fan_in = mask.sum(1, keepdim=True).clamp(min=1)
     return (torch.rand_like(mask) * 2 - 1) / fan_in.sqrt()
 

@@ -1,0 +1,17 @@
+"""What every test shares: a fixed seed, and the tests' own folder on the import path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "flowmodel"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
