@@ -1,0 +1,52 @@
+# What a user types. Every target makes what it needs in .venv first, from nothing but Python 3.11.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE ?= torchserve
+STORE ?= model_store
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+export FLOWMODEL_STORE := $(STORE)
+
+.PHONY: help serve train-export test lint bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Torch comes first and by itself: its version decides what the rest may be.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(INSTALL) torch
+	@touch $@
+
+$(VENV)/.serve: pyproject.toml constraints.txt $(VENV)/.torch
+	$(INSTALL) -e '.[train,serve,torchserve]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.serve
+
+serve: $(VENV)/.serve ## serve model_store over gRPC and HTTP (ENGINE=inprocess: without TorchServe)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" exec deploy/serve --engine $(ENGINE)
+
+train-export: $(VENV)/.serve ## train on DATA=file and publish the next version of MODEL=name (ARGS=more options)
+	@test -n "$(DATA)" -a -n "$(MODEL)" || { echo "usage: make train-export DATA=file MODEL=name [ARGS='--layers 5 ...']" >&2; exit 2; }
+	@$(BIN)/flowmodel train "$(DATA)" --model "$(MODEL)" $(ARGS)
+
+test: $(VENV)/.dev ## run every test, the real TorchServe included
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev ## run the benchmarks and write benchmarks/results/
+	@for program in benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+
+clean: ## remove the virtual environment and the caches; published models stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
