@@ -19,7 +19,7 @@ class Draw(NamedTuple):
 
     seed: int
     start: int
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants of a draw
 
 
 def standard_normal(seed: int, start: int, count: int, size: int) -> NDArray[np.float64]:
