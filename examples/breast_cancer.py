@@ -1,11 +1,10 @@
-"""Anomaly detection on a real table: the Wisconsin breast-cancer data, served while it is trained.
+"""Anomaly detection on a real table: the Wisconsin breast-cancer data, trained while the service runs.
 
-    make serve                                # in one terminal
-    .venv/bin/python examples/breast_cancer.py    # in another (needs scikit-learn, for its data and its IsolationForest)
+    make serve                                    # in one terminal
+    .venv/bin/python examples/breast_cancer.py    # in another; needs scikit-learn for its data and its IsolationForest
 
-Trains on 70 % of the benign rows by ``make train-export`` while the service runs, waits until the service answers for the
-new version, scores every row both by ``curl`` as CSV and by the Python client, and ranks the malignant rows against the
-benign rows held out.
+Trains on 70 % of the benign rows by ``make train-export``, waits until the service answers for the new version, scores
+every row both by ``curl`` as CSV and by the Python client, and ranks the malignant rows against the benign rows held out.
 """
 
 from __future__ import annotations

@@ -1,0 +1,29 @@
+"""How a channel to the service is set up: retries, message sizes, and one connection for each address behind a name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+RETRIES = {
+    "maxAttempts": 5,
+    "initialBackoff": "0.3s",
+    "maxBackoff": "5s",
+    "backoffMultiplier": 3,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+"""Only UNAVAILABLE is safe and useful to repeat: every call here is idempotent, since a sample carries its seed."""
+
+
+def channel_options() -> list[tuple[str, Any]]:
+    """Options for ``grpc.insecure_channel`` and its like."""
+    config = {
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [{"name": [{"service": "density.v1.DensityService"}], "retryPolicy": RETRIES}],
+    }
+    return [
+        ("grpc.service_config", json.dumps(config)),
+        ("grpc.enable_retries", 1),
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+    ]

@@ -1,0 +1,158 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from numpy.typing import ArrayLike
+
+from service.client.channel import channel_options
+from service.client.errors import from_rpc_error
+from service.client.messages import (
+    Calls,
+    FloatArray,
+    ModelInfo,
+    Request,
+    Response,
+    Result,
+    Samples,
+    Scores,
+    draw_calls,
+    list_calls,
+    model_info,
+    score_calls,
+)
+from service.generated.density.v1 import density_service_pb2 as pb
+from service.generated.density.v1.density_service_pb2_grpc import DensityServiceStub
+
+
+class DensityClient:
+    """Scores rows and draws samples over gRPC; safe to share between threads.
+
+    Args:
+        target: ``host:port``, or any gRPC target.
+        timeout: seconds allowed for each call, retries included; ``None`` for no limit of the client's own.
+        credentials: channel credentials for TLS; ``None`` speaks plain text.
+
+    Every method raises a :class:`~service.client.DensityError` when it is not answered. UNAVAILABLE is retried, up to
+    five times with growing pauses. In asyncio use :class:`AsyncDensityClient`.
+    """
+
+    def __init__(
+        self, target: str, *, timeout: float | None = 60.0, credentials: grpc.ChannelCredentials | None = None
+    ) -> None:
+        self.timeout = timeout
+        if credentials is None:
+            self._channel = grpc.insecure_channel(target, channel_options())
+        else:
+            self._channel = grpc.secure_channel(target, credentials, channel_options())
+        self._stub: Any = DensityServiceStub(self._channel)
+
+    def log_prob(
+        self,
+        model: str,
+        rows: ArrayLike,
+        context: ArrayLike | None = None,
+        *,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> FloatArray:
+        """Log-densities of rows, in nats and in the units of the data.
+
+        Args:
+            model: name of the model.
+            rows: ``[N, D]``, float32 or float64; what is large is sent in several calls.
+            context: ``[N, C]``, or ``[1, C]`` for all rows, where the model takes one.
+            version: a version; ``None`` for the default one.
+            timeout: seconds allowed, instead of the client's.
+
+        Returns:
+            ``[N]``; NaN for a row that cannot be scored, such as one with a NaN in it (:meth:`score` says why).
+        """
+        return self.score(model, rows, context, version=version, timeout=timeout).log_prob
+
+    def score(
+        self,
+        model: str,
+        rows: ArrayLike,
+        context: ArrayLike | None = None,
+        *,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Scores:
+        """As :meth:`log_prob`, with the errors of single rows and the version that answered."""
+        return self._drive(score_calls(model, rows, context, version), self._stub.LogProb, timeout)
+
+    def sample(
+        self,
+        model: str,
+        count: int,
+        *,
+        seed: int | None = None,
+        context: ArrayLike | None = None,
+        version: int | str | None = None,
+        with_log_prob: bool = False,
+        timeout: float | None = None,
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """Samples ``[count, *event_shape]``, with ``with_log_prob`` also their log-densities ``[count]``.
+
+        Args:
+            model: name of the model.
+            count: how many.
+            seed: the same seed gives the same samples; ``None`` draws one.
+            context: ``[count, C]`` or ``[1, C]``, where the model takes one.
+            version: a version; ``None`` for the default one.
+            with_log_prob: whether to return the log-densities too.
+            timeout: seconds allowed for each call, instead of the client's.
+        """
+        drawn = self.draw(model, count, seed=seed, context=context, version=version, timeout=timeout)
+        return (drawn.samples, drawn.log_prob) if with_log_prob else drawn.samples
+
+    def draw(
+        self,
+        model: str,
+        count: int,
+        *,
+        seed: int | None = None,
+        context: ArrayLike | None = None,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> Samples:
+        """As :meth:`sample`, with the log-densities, the seed that repeats the draw, and the version that answered."""
+        return self._drive(draw_calls(model, count, seed, context, version), self._stub.Sample, timeout)
+
+    def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
+        """One model: its loaded versions, its features, its default version."""
+        return model_info(self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout).model)
+
+    def models(self, *, timeout: float | None = None) -> list[ModelInfo]:
+        """Every loaded model."""
+        return self._drive(list_calls(), self._stub.ListModels, timeout)
+
+    def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drive(self, calls: Calls[Request, Response, Result], method: Any, timeout: float | None) -> Result:
+        try:
+            request = next(calls)
+            while True:
+                request = calls.send(self._call(method, request, timeout))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
+        try:
+            return method(request, timeout=self.timeout if timeout is None else timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
