@@ -1,0 +1,306 @@
+"""Queues requests for one operation of one model and hands them to the engine in batches counted in rows.
+
+There is no timer: while the engine computes, requests gather, and the next call takes all that fits. An idle engine
+gets a lone request at once, a busy one gets batches as large as the load makes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from service.engines.engine import EngineError, EngineUnavailable
+from service.errors import DeadlinePassed, InternalError, QueueFull
+from service.tensors import FloatArray
+
+log = logging.getLogger(__name__)
+
+QUANTA_PER_BATCH = 8
+"""A request may fill this share of a batch before the next one in the queue has its turn."""
+
+
+class Chunk(NamedTuple):
+    """Rows ``start`` to ``stop`` of one request's work."""
+
+    work: Work
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        """How many rows the chunk has."""
+        return self.stop - self.start
+
+
+Call = Callable[[Sequence[Chunk]], Awaitable[tuple[FloatArray, ...]]]
+"""One engine call for several chunks; each array answered has the chunks' rows one after the other."""
+
+
+class BatchObserver(Protocol):
+    """Who is told what the batcher does; the metrics."""
+
+    def queued(self, rows: int) -> None:
+        """The queue grew by so many rows, or shrank."""
+
+    def waited(self, seconds: float) -> None:
+        """A request's first rows left the queue after so long."""
+
+    def called(self, rows: int, seconds: float) -> None:
+        """An engine call with so many rows took so long."""
+
+    def dropped(self, reason: str) -> None:
+        """A request was refused or left the queue: ``"queue_full"``, ``"expired"`` or ``"cancelled"``."""
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One request's rows on their way through the queue and the engine.
+
+    Attributes:
+        rows: how many.
+        payload: whatever the engine call needs to compute them.
+        deadline: on the event loop's clock; None for none.
+        answer: gets the operation's arrays, each with this request's rows.
+    """
+
+    rows: int
+    payload: object
+    deadline: float | None
+    answer: asyncio.Future[tuple[FloatArray, ...]]
+    arrived: float
+    taken: int = 0
+    returned: int = 0
+    parts: tuple[FloatArray, ...] = ()
+
+    @property
+    def waiting(self) -> int:
+        """Rows not yet handed to the engine."""
+        return self.rows - self.taken
+
+    def receive(self, start: int, stop: int, arrays: Sequence[FloatArray]) -> None:
+        """Keep a chunk's answer; the last one completes the request."""
+        if self.answer.done():
+            return
+        if stop - start == self.rows:
+            self.answer.set_result(tuple(arrays))
+            return
+        if not self.parts:
+            self.parts = tuple(np.empty((self.rows, *array.shape[1:]), array.dtype) for array in arrays)
+        for part, array in zip(self.parts, arrays, strict=True):
+            part[start:stop] = array
+        self.returned += stop - start
+        if self.returned == self.rows:
+            self.answer.set_result(self.parts)
+
+    def fail(self, error: Exception) -> None:
+        """Answer the request with an error; chunks of it that still wait are never computed."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+class Batcher:
+    """The queue in front of one operation of one model version.
+
+    Args:
+        call: computes several chunks in one engine call.
+        max_batch_rows: most rows of one call; larger requests are split.
+        max_queue_rows: most rows that wait.
+        max_calls: most calls under way at once.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self, call: Call, *, max_batch_rows: int, max_queue_rows: int, max_calls: int, observer: BatchObserver
+    ) -> None:
+        self._call = call
+        self._max_batch_rows = max_batch_rows
+        self._quantum = max(1, max_batch_rows // QUANTA_PER_BATCH)
+        self._max_queue_rows = max_queue_rows
+        self._max_calls = max_calls
+        self._observer = observer
+        self._queue: OrderedDict[Work, None] = OrderedDict()
+        self._queue_rows = 0
+        self._calls: set[asyncio.Task[None]] = set()
+        self._pump_scheduled = False
+
+    @property
+    def queue_rows(self) -> int:
+        """Rows that wait now."""
+        return self._queue_rows
+
+    async def submit(self, rows: int, payload: object, deadline: float | None = None) -> tuple[FloatArray, ...]:
+        """Wait for the engine's answer to one request.
+
+        Cancelling this takes the request out of the queue.
+
+        Args:
+            rows: how many rows the payload has, at least 1.
+            payload: handed to the call with the row numbers to compute.
+            deadline: on the event loop's clock.
+
+        Raises:
+            QueueFull: it does not fit into the queue.
+            DeadlinePassed: the deadline passed first.
+            EngineError: the engine failed on this very request.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if self._queue_rows and self._queue_rows + rows > self._max_queue_rows:
+            self._observer.dropped("queue_full")
+            raise QueueFull(
+                "QUEUE_FULL",
+                f"{self._queue_rows} rows wait and at most {self._max_queue_rows} may; {rows} more do not fit",
+                retry_after_seconds=1.0,
+            )
+        work = Work(rows, payload, deadline, loop.create_future(), now)
+        self._queue[work] = None
+        self._resize(rows)
+        # At the end of this turn of the loop, so that requests that arrive together leave together.
+        self._schedule_pump()
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await work.answer
+        except TimeoutError:
+            raise DeadlinePassed("DEADLINE_PASSED", "the deadline passed before the rows were computed") from None
+        finally:
+            self._forget(work)
+
+    async def close(self, error: Exception) -> None:
+        """Answer everything that still waits or computes with the error, and end the calls under way."""
+        while self._queue:
+            work, _ = self._queue.popitem(last=False)
+            self._resize(-work.waiting)
+            work.fail(error)
+        calls = list(self._calls)
+        for call in calls:
+            call.cancel(str(error))
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    def _forget(self, work: Work) -> None:
+        """Take a request out of the queue whose caller no longer waits."""
+        if work not in self._queue:
+            return
+        del self._queue[work]
+        self._resize(-work.waiting)
+        if work.answer.cancelled():
+            expired = work.deadline is not None and asyncio.get_running_loop().time() >= work.deadline
+            self._observer.dropped("expired" if expired else "cancelled")
+
+    def _resize(self, rows: int) -> None:
+        self._queue_rows += rows
+        self._observer.queued(rows)
+
+    def _schedule_pump(self) -> None:
+        if not self._pump_scheduled:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Start engine calls until the queue is empty or enough are under way."""
+        self._pump_scheduled = False
+        while self._queue and len(self._calls) < self._max_calls:
+            chunks = self._next_batch()
+            if not chunks:
+                return
+            task = asyncio.get_running_loop().create_task(self._run(chunks))
+            self._calls.add(task)
+            task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        self._pump()
+
+    def _next_batch(self) -> list[Chunk]:
+        """Take rows off the queue, a quantum of each request in turn, until a batch is full or the queue empty.
+
+        Small requests thus go whole and in order, and a giant one fills only what they leave.
+        """
+        now = asyncio.get_running_loop().time()
+        chunks: list[Chunk] = []
+        room = self._max_batch_rows
+        while room and self._queue:
+            work, _ = self._queue.popitem(last=False)
+            if not self._wanted(work, now):
+                self._resize(-work.waiting)
+                continue
+            if work.taken == 0:
+                self._observer.waited(now - work.arrived)
+            rows = min(work.waiting, room, self._quantum if self._queue else room)
+            chunks.append(Chunk(work, work.taken, work.taken + rows))
+            work.taken += rows
+            room -= rows
+            self._resize(-rows)
+            if work.waiting:
+                self._queue[work] = None
+        return chunks
+
+    def _wanted(self, work: Work, now: float) -> bool:
+        """Whether somebody still waits for the answer; what has expired is answered and counted here."""
+        if work.answer.done():
+            return False
+        if work.deadline is not None and now >= work.deadline:
+            self._observer.dropped("expired")
+            work.fail(DeadlinePassed("DEADLINE_PASSED", "the deadline passed while the rows were queued"))
+            return False
+        return True
+
+    async def _run(self, chunks: Sequence[Chunk]) -> None:
+        """One engine call; when it fails, its halves, until only the requests that are at fault have failed."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        rows = sum(chunk.rows for chunk in chunks)
+        try:
+            try:
+                arrays = await self._call(chunks)
+            finally:
+                self._observer.called(rows, loop.time() - started)
+            _check_answer(arrays, rows)
+        except EngineUnavailable as error:
+            _fail(chunks, error)
+        except EngineError as error:
+            await self._isolate(chunks, error)
+        except asyncio.CancelledError:
+            _fail(chunks, EngineUnavailable("the service stopped before the rows were computed"))
+            raise
+        except Exception as error:
+            log.exception("engine call with %d rows failed unexpectedly", rows)
+            _fail(chunks, InternalError("INTERNAL", f"scoring failed: {type(error).__name__}"))
+        else:
+            _hand_out(chunks, arrays)
+
+    async def _isolate(self, chunks: Sequence[Chunk], error: EngineError) -> None:
+        works = {chunk.work for chunk in chunks}
+        if len(works) == 1:
+            _fail(chunks, error)
+            return
+        middle = len(chunks) // 2
+        now = asyncio.get_running_loop().time()
+        for half in (chunks[:middle], chunks[middle:]):
+            wanted = [chunk for chunk in half if self._wanted(chunk.work, now)]
+            if wanted:
+                await self._run(wanted)
+
+
+def _check_answer(arrays: Sequence[FloatArray], rows: int) -> None:
+    for array in arrays:
+        if len(array) != rows:
+            raise EngineError(f"the engine answered {len(array)} rows to {rows}")
+
+
+def _hand_out(chunks: Sequence[Chunk], arrays: Sequence[FloatArray]) -> None:
+    offset = 0
+    for work, start, stop in chunks:
+        end = offset + stop - start
+        work.receive(start, stop, [array[offset:end] for array in arrays])
+        offset = end
+
+
+def _fail(chunks: Sequence[Chunk], error: Exception) -> None:
+    for chunk in chunks:
+        chunk.work.fail(error)

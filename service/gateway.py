@@ -1,0 +1,229 @@
+"""What gRPC and HTTP both delegate to: find the model, check the rows, queue them, answer or refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engines.engine import Engine, EngineError, EngineUnavailable, RequestRejected
+from service.errors import InternalError, InvalidRequest, RowError, ServiceError, Unavailable, Violation
+from service.metrics import Metrics, Request
+from service.registry import DrawPayload, ModelRegistry, ScorePayload, ServedModel
+from service.settings import Settings
+from service.signature import MAX_ROW_ERRORS
+from service.tensors import FloatArray
+
+log = logging.getLogger(__name__)
+
+_SEED_LIMIT = 2**64
+_DRAWN_SEED_BITS = 53
+"""Seeds drawn here stay whole in every JSON reader, which may know numbers as float64 alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The answer to ``LogProb``: log-densities ``[N]``, NaN where a row error says why."""
+
+    log_prob: FloatArray
+    row_errors: list[RowError]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The answer to ``Sample``: samples ``[count, *event_shape]`` and their log-densities ``[count]``."""
+
+    seed: int
+    samples: FloatArray
+    log_prob: FloatArray
+
+
+class Gateway:
+    """Answers requests of either transport.
+
+    Args:
+        settings: the limits.
+        engine: for its health only; the models' batchers call it.
+        registry: the loaded models.
+        metrics: what is counted.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, registry: ModelRegistry, metrics: Metrics) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.registry = registry
+        self.metrics = metrics
+        self.draining = False
+
+    @property
+    def unready_reason(self) -> str | None:
+        """Why no model can be asked now; None when at least one can."""
+        if self.draining:
+            return "draining: the service is stopping"
+        if not len(self.registry):
+            return "loading the first models" if self.registry.loading else "no model in the store yet"
+        if not self.engine.healthy:
+            return f"the {self.engine.name} engine is not well"
+        return None
+
+    @contextlib.contextmanager
+    def open(self, request: Request, model: str, version: str) -> Iterator[ServedModel]:
+        """The version that answers a request, kept loaded meanwhile and written into the request's account.
+
+        Raises:
+            NotFound: no such model or version.
+            Unavailable: the service is starting or stopping.
+        """
+        if self.draining:
+            self.metrics.rejected("draining")
+            raise Unavailable("DRAINING", "the service is stopping; ask another one", retry_after_seconds=1.0)
+        served = self.registry.resolve(model, version)
+        request.model, request.version = served.key.name, str(served.key.version)
+        with served.lease():
+            yield served
+
+    def deadline(self, seconds: float | None) -> float:
+        """When an answer is due, on the event loop's clock.
+
+        Args:
+            seconds: what the caller allows from now on; None for the service's default.
+        """
+        allowed = self.settings.default_timeout_seconds if seconds is None else seconds
+        return asyncio.get_running_loop().time() + allowed
+
+    async def log_prob(
+        self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float
+    ) -> Scores:
+        """Score rows.
+
+        Args:
+            served: from ``open``.
+            rows: ``[N, D]`` or ``[N, *event_shape]``.
+            context: ``[N, C]`` or ``[1, C]``, or None.
+            deadline: on the event loop's clock.
+
+        Raises:
+            ServiceError: see the error table in ``docs/architecture.md``.
+        """
+        signature = served.signature
+        rows = signature.check_rows(rows, self.settings.max_rows_per_request)
+        context = signature.check_context(context, len(rows))
+        bad, row_errors = signature.bad_rows(rows, context)
+        if bad is None:
+            log_prob = await self._score(served, rows, context, deadline)
+        else:
+            log_prob = np.full(len(rows), np.nan, served.dtype)
+            good = ~bad
+            if good.any():
+                part = context[good] if context is not None else None
+                log_prob[good] = await self._score(served, rows[good], part, deadline)
+        unanswered = np.isnan(log_prob)
+        if unanswered.any():
+            row_errors = _with_model_errors(row_errors, unanswered if bad is None else unanswered & ~bad)
+        self.metrics.scored(served.key, log_prob, int(unanswered.sum()))
+        return Scores(log_prob, row_errors)
+
+    async def sample(
+        self,
+        served: ServedModel,
+        count: int,
+        seed: int | None,
+        context: FloatArray | None,
+        deadline: float,
+        start: int = 0,
+    ) -> Samples:
+        """Draw samples.
+
+        Args:
+            served: from ``open``.
+            count: how many, at least 1.
+            seed: which stream, 0 to 2**64 - 1; None to have one drawn.
+            context: ``[count, C]`` or ``[1, C]``, or None.
+            deadline: on the event loop's clock.
+            start: index in the stream of the first sample.
+
+        Raises:
+            ServiceError: see the error table in ``docs/architecture.md``.
+        """
+        signature = served.signature
+        self._check_draw(served, count, seed, start)
+        context = signature.check_context(context, count)
+        if context is not None and not np.isfinite(context).all():
+            raise InvalidRequest.of("NON_FINITE_VALUE", "context", "holds NaN or infinity; every value must be finite")
+        if seed is None:
+            seed = secrets.randbits(_DRAWN_SEED_BITS)
+        with _engine_errors():
+            samples, log_prob = await served.sample.submit(count, DrawPayload(seed, start, context), deadline)
+        served.sample_metrics.computed(count)
+        return Samples(seed, samples.reshape(count, *signature.event_shape), log_prob)
+
+    async def _score(
+        self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float
+    ) -> FloatArray:
+        with _engine_errors():
+            (log_prob,) = await served.log_prob.submit(len(rows), ScorePayload(rows, context), deadline)
+        served.log_prob_metrics.computed(len(rows))
+        return log_prob
+
+    def _check_draw(self, served: ServedModel, count: int, seed: int | None, start: int) -> None:
+        row_bytes = served.signature.event_size * served.dtype.itemsize
+        most = min(self.settings.max_samples_per_request, self.settings.max_response_bytes // row_bytes)
+        violations = []
+        if not 1 <= count <= most:
+            text = f"{count} given; 1 to {most} expected in one request of {served.key.name}"
+            violations.append(Violation("count", f"{text}: draw more with several requests" if count > most else text))
+        if seed is not None and not 0 <= seed < _SEED_LIMIT:
+            violations.append(Violation("seed", f"{seed} given; 0 to 2**64 - 1 expected"))
+        if not 0 <= start < _SEED_LIMIT // 2:
+            violations.append(Violation("start", f"{start} given; 0 to 2**63 - 1 expected"))
+        if violations:
+            raise InvalidRequest("INVALID_COUNT" if violations[0].field == "count" else "INVALID_DRAW", violations)
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    """Engine errors as what the caller is answered with."""
+    try:
+        yield
+    except RequestRejected as error:
+        raise InvalidRequest.of(error.reason, error.field, str(error)) from error
+    except EngineUnavailable as error:
+        raise Unavailable("ENGINE_UNAVAILABLE", _first_line(error), retry_after_seconds=1.0) from error
+    except EngineError as error:
+        log.warning("the engine failed on a request: %s", error)
+        raise InternalError("MODEL_FAILED", f"the model failed on this request: {_first_line(error)}") from error
+
+
+@contextlib.asynccontextmanager
+async def answering(request: Request) -> AsyncIterator[None]:
+    """Write how a request ends into its account, and let nothing but a ``ServiceError`` through to its transport."""
+    try:
+        yield
+    except ServiceError as error:
+        request.code = error.code
+        raise
+    except asyncio.CancelledError:
+        request.code = "CANCELLED"
+        raise
+    except Exception as error:
+        request.code = InternalError.code
+        log.exception("%s failed unexpectedly", request.method)
+        raise InternalError("INTERNAL", f"the gateway failed: {type(error).__name__}; its log says more") from error
+
+
+def _with_model_errors(row_errors: list[RowError], unanswered: np.ndarray) -> list[RowError]:
+    """The row errors and one for each row the model itself has no density for, in order, as many as are described."""
+    text = "the model's log-density is NaN; the row is finite but too extreme for the model's arithmetic"
+    for row in np.flatnonzero(unanswered)[:MAX_ROW_ERRORS]:
+        row_errors.append(RowError(int(row), "NO_DENSITY", text))
+    return sorted(row_errors, key=lambda error: error.row)[:MAX_ROW_ERRORS]
+
+
+def _first_line(error: Exception) -> str:
+    """An error's text without whatever trace an engine may have hung on it."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:500]

@@ -1,0 +1,1 @@
+"""The gRPC server: converts, delegates to the gateway, answers."""

@@ -1,0 +1,86 @@
+"""The gRPC server on its port: the density service, health and reflection."""
+
+from __future__ import annotations
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.gateway import Gateway
+from service.generated.density.v1 import density_service_pb2 as pb
+from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
+from service.rpc.servicer import DensityServicer
+from service.settings import Settings
+
+SERVICE = pb.DESCRIPTOR.services_by_name["DensityService"].full_name
+_MESSAGE_OVERHEAD = 64 * 1024
+"""What a message may be longer than the tensors in it: names, shapes, errors."""
+
+
+class PortTakenError(Exception):
+    """A port cannot be listened on."""
+
+
+class RpcServer:
+    """gRPC on one port.
+
+    Health answers for ``""``, which serves as long as the process lives, and for ``density.v1.DensityService``, which
+    serves when at least one model can be asked.
+
+    Args:
+        gateway: answers.
+        settings: address and limits.
+    """
+
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+        self._gateway = gateway
+        self._host = settings.host
+        self._port = settings.grpc_port
+        self._server = grpc.aio.server(
+            options=[
+                # Without this, two servers would share the port and each get some of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", settings.max_request_bytes),
+                ("grpc.max_send_message_length", settings.max_response_bytes * 2 + _MESSAGE_OVERHEAD),
+            ],
+        )
+        self._health = health.aio.HealthServicer()
+        pb_grpc.add_DensityServiceServicer_to_server(DensityServicer(gateway), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+
+    async def start(self) -> int:
+        """Listen.
+
+        Returns:
+            The port, which is a free one when the settings say 0.
+
+        Raises:
+            PortTakenError: another program has the port, or the address is not one of this machine.
+        """
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        try:
+            port = self._server.add_insecure_port(f"{host}:{self._port}")
+        except RuntimeError:
+            raise PortTakenError(
+                f"cannot listen for gRPC on {host}:{self._port}: the port is in use or the address not this machine's; "
+                "choose another one with --grpc-port, or 0 for a free one"
+            ) from None
+        await self.report_health()
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return int(port)
+
+    async def report_health(self) -> None:
+        """Tell those who watch whether a model can be asked now."""
+        ready = self._gateway.unready_reason is None
+        state = health_pb2.HealthCheckResponse
+        await self._health.set(SERVICE, state.SERVING if ready else state.NOT_SERVING)
+
+    async def leave(self) -> None:
+        """Tell those who watch that no more calls are wanted; calls are still answered."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, and end those that are not done after ``grace`` seconds."""
+        await self._server.stop(grace)

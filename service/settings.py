@@ -1,0 +1,183 @@
+"""Every setting of the service: one documented class, read from options, ``FLOWMODEL_*`` variables and a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+PREFIX = "FLOWMODEL_"
+
+_KUBERNETES_SERVICE_LINK = re.compile(r"FLOWMODEL_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP).*)?)")
+"""What Kubernetes puts into every pod beside a Service called ``flowmodel``; never settings of ours."""
+
+
+class SettingsError(ValueError):
+    """A setting has a wrong value or an unknown name; the text names each one and where it came from."""
+
+
+class Settings(BaseSettings):
+    """What ``flowmodel serve`` runs with.
+
+    An option on the command line overrides a ``FLOWMODEL_*`` variable, which overrides the ``--config`` file, which
+    overrides the default here.
+
+    Example:
+        >>> Settings(store="models", http_port=0).max_rows_per_batch
+        4096
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, validate_default=True)
+
+    engine: Literal["torchserve", "inprocess"] = Field(
+        "torchserve", description="What computes: a TorchServe child process, or the gateway's own process."
+    )
+    store: Path = Field(Path("model_store"), description="Directory of published models.")
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address that the gRPC and HTTP servers listen on.")
+    grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
+    http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+
+    threads: int = Field(
+        default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads an engine computes one batch with."
+    )
+    torchserve_address: str | None = Field(
+        None,
+        description="host:port of the gRPC inference API of a TorchServe that runs elsewhere; without, a child.",
+    )
+    torchserve_management_address: str | None = Field(
+        None, description="host:port of that TorchServe's gRPC management API."
+    )
+    torchserve_start_timeout_seconds: float = Field(
+        120.0, gt=0, description="How long TorchServe may take to start, and to load a model."
+    )
+    torchserve_heap: str = Field(
+        "512m", pattern=r"^\d+[kKmMgG]$", description="Java heap of the TorchServe child, as 512m or 2g."
+    )
+
+    max_rows_per_batch: int = Field(4096, ge=1, description="Most rows of one engine call; larger requests are split.")
+    max_engine_calls: int = Field(
+        2, ge=1, le=16, description="Engine calls under way at once for each model version and operation."
+    )
+    max_rows_per_request: int = Field(1_000_000, ge=1, description="Most rows of one LogProb request.")
+    max_samples_per_request: int = Field(1_000_000, ge=1, description="Most samples of one Sample request.")
+    max_queue_rows: int = Field(
+        262_144,
+        ge=1,
+        description="Rows that may wait for one model version and operation; a request is refused when it would not "
+        "fit, but one that meets an empty queue is always taken.",
+    )
+    max_request_bytes: int = Field(64 * 1024**2, ge=1024, description="Longest request message or body, in bytes.")
+    max_response_bytes: int = Field(
+        256 * 1024**2, ge=1024, description="Largest array of samples answered to one request, in bytes."
+    )
+    default_timeout_seconds: float = Field(
+        60.0, gt=0, description="Deadline of a request that brings none of its own, in seconds."
+    )
+
+    loaded_versions: int = Field(2, ge=1, description="How many of the newest versions of each model are kept loaded.")
+    store_poll_seconds: float = Field(1.0, gt=0, description="How often the store is looked at for new versions.")
+    drain_seconds: float = Field(
+        10.0, ge=0, description="How long requests under way may take to finish when the service is told to stop."
+    )
+
+    @field_validator("torchserve_address", "torchserve_management_address")
+    @classmethod
+    def _host_and_port(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r".+:\d{1,5}", value):
+            raise ValueError("must be host:port, as 127.0.0.1:7070")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Options before variables before the file; no dotenv file and no secrets directory."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(
+    config: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    other_variables: Collection[str] = (),
+) -> Settings:
+    """Read the settings from all their sources.
+
+    Args:
+        config: a TOML file whose keys are the fields' names.
+        options: what the command line gave, by field name; None values count as not given.
+        other_variables: ``FLOWMODEL_*`` variables that are not settings of the service but known, such as those of the
+            other ``flowmodel`` commands.
+
+    Raises:
+        SettingsError: a value is wrong, a key or variable unknown, or the file unreadable.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    _refuse_unknown_variables(other_variables)
+    if config is not None:
+        _refuse_unreadable(config)
+
+    class _Configured(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return _Configured(**given)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_explain(item, given, config) for item in error.errors())) from None
+
+
+def _refuse_unknown_variables(other_variables: Collection[str]) -> None:
+    """Catch misspelt variables, which would otherwise be silently without effect."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | set(other_variables)
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name not in known and not _KUBERNETES_SERVICE_LINK.fullmatch(name)
+    )
+    if unknown:
+        raise SettingsError("\n".join(f"{name} is not a setting{_nearest(name, known)}" for name in unknown))
+
+
+def _refuse_unreadable(config: Path) -> None:
+    try:
+        with config.open("rb") as file:
+            tomllib.load(file)
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {config}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the settings file {config} is not TOML: {error}") from None
+
+
+def _explain(item: Any, given: Mapping[str, Any], config: Path | None) -> str:
+    """One line on one wrong setting: where it came from, what is wrong, what was given."""
+    name = str(item["loc"][0]) if item["loc"] else "settings"
+    if item["type"] == "extra_forbidden":
+        return f"{name} in {config} is not a setting{_nearest(name, Settings.model_fields)}"
+    variable = f"{PREFIX}{name.upper()}"
+    if name in given:
+        source = "--" + name.replace("_", "-")
+    elif variable in os.environ:
+        source = variable
+    else:
+        source = f"{name} in {config}"
+    text = item["msg"].removeprefix("Value error, ")
+    return f"{source}: {text[:1].lower()}{text[1:]}; given {item['input']!r}"
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """``"; did you mean ...?"``, or where to find the list when nothing is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else "; `flowmodel serve --help` lists them"

@@ -1,0 +1,73 @@
+"""Tensors of the wire to numpy and back, without copying on the way in."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import InvalidRequest, Violation
+from service.generated.density.v1 import density_service_pb2 as pb
+
+FloatArray = NDArray[np.float32] | NDArray[np.float64]
+
+_DTYPES: dict[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
+    pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
+    pb.DATA_TYPE_FLOAT64: np.dtype("<f8"),
+}
+_DATA_TYPES = {"f4": pb.DATA_TYPE_FLOAT32, "f8": pb.DATA_TYPE_FLOAT64}
+
+
+def data_type(dtype: np.dtype[np.floating]) -> pb.DataType:
+    """The wire's name of a numpy float type."""
+    return _DATA_TYPES[f"f{dtype.itemsize}"]
+
+
+def decode(tensor: pb.Tensor, field: str) -> FloatArray:
+    """The array a tensor message holds, as a read-only view of the message's own bytes.
+
+    Args:
+        tensor: from a request.
+        field: its name in the request, for the error.
+
+    Raises:
+        InvalidRequest: type, shape and length do not say the same; every part that is wrong is named.
+
+    Example:
+        >>> decode(encode(np.ones((2, 3), np.float32)), "rows").shape
+        (2, 3)
+    """
+    shape = tuple(tensor.shape)
+    dtype = _DTYPES.get(tensor.data_type)
+    violations = []
+    if dtype is None:
+        violations.append(Violation(f"{field}.data_type", _unknown_type(tensor.data_type)))
+    if not shape:
+        violations.append(Violation(f"{field}.shape", "is empty; expected one length for each dimension, as [N, D]"))
+    elif min(shape) < 0:
+        violations.append(Violation(f"{field}.shape", f"{list(shape)} has a negative length"))
+    elif dtype is not None:
+        expected, given = math.prod(shape) * dtype.itemsize, len(tensor.data)
+        if given != expected:
+            name = pb.DataType.Name(tensor.data_type).removeprefix("DATA_TYPE_").lower()
+            violations.append(
+                Violation(
+                    f"{field}.data",
+                    f"has {given} bytes; {expected} expected for shape {list(shape)} of {name}",
+                )
+            )
+    if violations or dtype is None:
+        raise InvalidRequest("MALFORMED_TENSOR", violations)
+    return np.frombuffer(tensor.data, dtype).reshape(shape)
+
+
+def encode(array: FloatArray) -> pb.Tensor:
+    """The message that holds an array, row-major and little-endian."""
+    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return pb.Tensor(data_type=data_type(array.dtype), shape=array.shape, data=little_endian.tobytes())
+
+
+def _unknown_type(value: int) -> str:
+    given = pb.DataType.Name(value) if value in pb.DataType.values() else str(value)
+    return f"{given} given; DATA_TYPE_FLOAT32 or DATA_TYPE_FLOAT64 expected"
