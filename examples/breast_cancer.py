@@ -3,8 +3,9 @@
     make serve                                    # in one terminal
     .venv/bin/python examples/breast_cancer.py    # in another; needs scikit-learn for its data and its IsolationForest
 
-Trains on 70 % of the benign rows by ``make train-export``, waits until the service answers for the new version, scores
-every row both by ``curl`` as CSV and by the Python client, and ranks the malignant rows against the benign rows held out.
+Trains on 70 % of the benign rows by ``make train-export``, waits until the service answers for the new version,
+scores every row both by ``curl`` as CSV and by the Python client, and ranks the malignant rows against the benign rows
+held out.
 """
 
 from __future__ import annotations
