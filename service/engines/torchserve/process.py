@@ -28,8 +28,8 @@ _STARTED = "Model server started."
 _LONGEST_SOCKET_FOLDER = 80
 """Workers listen on Unix sockets in the temporary folder, whose paths may have 107 characters in all."""
 
-_PATIENCE_SECONDS = 5.0
-"""How long TorchServe may take over a signal."""
+_PATIENCE_SECONDS = {signal.SIGTERM: 1.0, signal.SIGKILL: 10.0}
+"""How long TorchServe may take over a signal. Asked nicely it would idle for two seconds, with nothing left to save."""
 
 _LOG4J = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -132,7 +132,7 @@ class TorchServeProcess:
         for ending in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, ending)
-            if await _group_ends(process):
+            if await _group_ends(process, _PATIENCE_SECONDS[ending]):
                 break
         else:
             log.error("processes of TorchServe's group %d outlived SIGKILL", process.pid)
@@ -214,13 +214,13 @@ class TorchServeProcess:
         (self._folder / "config.properties").write_text("\n".join(lines) + "\n")
 
 
-async def _group_ends(process: asyncio.subprocess.Process) -> bool:
+async def _group_ends(process: asyncio.subprocess.Process, seconds: float) -> bool:
     """Wait for the JVM and then for its workers, each of which ends by itself; say whether they did."""
     try:
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(seconds):
             await process.wait()
             # The workers are not our children, so there is nothing to wait on.
-            while _members(process.pid):
+            while _members(process.pid):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     except TimeoutError:
         return False
