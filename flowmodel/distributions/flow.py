@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from flowmodel.bijectors.base import BijectorPlan, leading_shape
-from flowmodel.bijectors.standardize import location_and_scale
+from flowmodel.bijectors.compose import ComposeBijector
+from flowmodel.bijectors.standardize import StandardizeBijector, location_and_scale
 from flowmodel.distributions.base import BaseDistribution
 from flowmodel.errors import PlanError, ShapeMismatchError
 
@@ -78,6 +79,14 @@ class Flow(torch.nn.Module, Distribution):
     def dtype(self) -> torch.dtype:
         """The dtype in which the flow computes and answers."""
         return next((p.dtype for p in self.parameters()), next(self.base.buffers(), torch.empty(0)).dtype)
+
+    @property
+    def data_dtype(self) -> torch.dtype:
+        """The dtype in which data are best given: float64 where a ``Standardize`` meets them first, else ``dtype``."""
+        part = self.bijector
+        while isinstance(part, ComposeBijector):
+            part = part.chain[-1]
+        return torch.float64 if isinstance(part, StandardizeBijector) else self.dtype
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]

@@ -69,7 +69,7 @@ def test_export_copies_the_weights(tmp_path):
 
 def test_what_cannot_be_exported_is_refused_by_name(tmp_path):
     laplace = torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), 1)
-    with pytest.raises(ExportError, match="base distribution Laplace .*cannot be exported"):
+    with pytest.raises(ExportError, match=r"base distribution Laplace .*cannot be exported"):
         export_scorer(dist.Flow(laplace, bij.Affine()), tmp_path / "s.pt")
     mixture = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     with pytest.raises(ExportError, match="base distribution MultivariateNormal"):

@@ -1,0 +1,1 @@
+"""The artefact: what the offline half writes and the online half serves."""

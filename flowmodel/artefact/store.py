@@ -1,0 +1,205 @@
+"""The model store: ``NAME/VERSION/`` directories that appear in one rename and never change. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flowmodel.artefact.manifest import SCORER, Manifest
+from flowmodel.errors import ArtefactError, ManifestError, ModelNotFoundError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_STAGING = ".staging-"
+
+
+class PublishedModel:
+    """One published version.
+
+    Args:
+        path: its directory.
+        manifest: what it says of itself.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        """Number of the version."""
+        return self.manifest.version
+
+    @property
+    def scorer_path(self) -> Path:
+        """The TorchScript scorer."""
+        return self.path / SCORER
+
+    @property
+    def archive_path(self) -> Path:
+        """The TorchServe archive."""
+        return self.path / self.manifest.archive
+
+    def verify(self) -> None:
+        """Compare length and SHA-256 of every file with the manifest.
+
+        Raises:
+            ArtefactError: a file is missing, or is not the one that was published; the text names it.
+        """
+        for name, published in self.manifest.files.items():
+            path = self.path / name
+            if not path.is_file():
+                raise ArtefactError(f"{path} is missing, and the manifest lists it; publish the model again")
+            if path.stat().st_size != published["bytes"] or sha256_of(path) != published["sha256"]:
+                raise ArtefactError(
+                    f"{path} is not the file that was published (SHA-256 differs); publish the model again"
+                )
+
+
+class ModelStore:
+    """A directory of published models.
+
+    Args:
+        root: the directory; made when something is published.
+
+    Example:
+        >>> ModelStore("no/such/directory").names()
+        []
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def names(self) -> list[str]:
+        """Names of the models with at least one version, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(entry.name for entry in self.root.iterdir() if is_name(entry.name) and self.versions(entry.name))
+
+    def versions(self, name: str) -> list[int]:
+        """Versions of a model, ascending; empty if there is no such model."""
+        folder = self.root / name
+        if not is_name(name) or not folder.is_dir():
+            return []
+        found = (entry.name for entry in folder.iterdir() if (entry / "manifest.json").is_file())
+        return sorted(int(entry) for entry in found if re.fullmatch(r"[1-9][0-9]{0,17}", entry))
+
+    def open(self, name: str, version: int | None = None) -> PublishedModel:
+        """A published version, the newest if none is named.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version; the text lists what there is.
+            ManifestError: its manifest cannot be read, or is of another version than its directory says.
+        """
+        versions = self.versions(name)
+        if not versions:
+            present = ", ".join(self.names()) or "none"
+            raise ModelNotFoundError(f"no model {name!r} in {self.root}; models there: {present}")
+        wanted = versions[-1] if version is None else version
+        if wanted not in versions:
+            raise ModelNotFoundError(f"model {name!r} has no version {wanted}; its versions: {_listed(versions)}")
+        path = self.root / name / str(wanted)
+        try:
+            manifest = Manifest.from_json((path / "manifest.json").read_text(encoding="utf-8"))
+        except (ManifestError, OSError, UnicodeDecodeError) as error:
+            raise ManifestError(f"{path / 'manifest.json'}: {error}") from None
+        if (manifest.name, manifest.version) != (name, wanted):
+            raise ManifestError(
+                f"{path / 'manifest.json'} is the manifest of {manifest.name} version {manifest.version}; version "
+                "directories cannot be renamed or copied by hand, use `flowmodel publish`"
+            )
+        return PublishedModel(path, manifest)
+
+    def next_version(self, name: str) -> int:
+        """The number that the next version of a model will have.
+
+        Raises:
+            ArtefactError: the name is not one a model can have.
+        """
+        check_name(name)
+        return (self.versions(name) or [0])[-1] + 1
+
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator[Path]:
+        """A new directory inside the store in which a version is put together; removed unless it was committed.
+
+        It is never listed, and what a killed publisher leaves of it does no harm.
+
+        Raises:
+            ArtefactError: the name is not one a model can have, or the store cannot be written.
+        """
+        check_name(name)
+        try:
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root / name))
+        except OSError as error:
+            raise ArtefactError(f"cannot write to the store {self.root}: {error.strerror or error}") from None
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                # A model that got no version leaves no empty directory behind.
+                (self.root / name).rmdir()
+
+    def commit(self, staged: Path, name: str, version: int) -> bool:
+        """Make a staged directory the version of that number, in one rename, after everything in it reached the disk.
+
+        Returns:
+            Whether it was done: ``False`` if another publisher took the number first.
+        """
+        target = self.root / name / str(version)
+        for path in [*staged.rglob("*"), staged]:
+            _sync(path)
+        # mkdtemp made it private; a service may run as another user.
+        staged.chmod(0o755)
+        try:
+            staged.rename(target)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                return False
+            raise ArtefactError(f"cannot publish {target}: {error.strerror or error}") from None
+        _sync(target.parent)
+        return True
+
+
+def is_name(name: str) -> bool:
+    """Whether a model may have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> None:
+    """Raise an :class:`~flowmodel.errors.ArtefactError` unless a model may have this name."""
+    if not is_name(name):
+        raise ArtefactError(
+            f"model name {name!r} given; expected 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _listed(versions: list[int]) -> str:
+    return ", ".join(map(str, versions[-20:])) + (" (the newest 20)" if len(versions) > 20 else "")
