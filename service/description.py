@@ -84,13 +84,13 @@ def model_message(described: dict[str, Any]) -> pb.Model:
     return message
 
 
-def data_type_named(name: str) -> pb.DataType:
+def data_type_named(name: str) -> pb.DataType.ValueType:
     """``DATA_TYPE_FLOAT32`` for ``float32``."""
     return data_type(np.dtype(name))
 
 
 def held_out_nll(served: ServedModel) -> float | None:
-    """Mean negative log-likelihood in nats per row of rows kept out of training: the test split's, else validation's."""
+    """Mean negative log-likelihood, in nats per row, of the test split, or else of the validation split."""
     for key in ("test_nll", "validation_nll"):
         value = served.manifest.training.get(key)
         if isinstance(value, int | float):

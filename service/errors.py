@@ -152,3 +152,7 @@ class RequestCancelled(ServiceError):  # noqa: N818
 
     code = "CANCELLED"
     http_status = 499
+
+
+class PortTakenError(Exception):
+    """A port cannot be listened on; nobody but the operator ever sees this."""

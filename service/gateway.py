@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +59,9 @@ class Gateway:
         self.registry = registry
         self.metrics = metrics
         self.draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def unready_reason(self) -> str | None:
@@ -84,8 +87,19 @@ class Gateway:
             raise Unavailable("DRAINING", "the service is stopping; ask another one", retry_after_seconds=1.0)
         served = self.registry.resolve(model, version)
         request.model, request.version = served.key.name, str(served.key.version)
-        with served.lease():
-            yield served
+        self._active += 1
+        self._idle.clear()
+        try:
+            with served.lease():
+                yield served
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is being answered."""
+        await self._idle.wait()
 
     def deadline(self, seconds: float | None) -> float:
         """When an answer is due, on the event loop's clock.
@@ -97,7 +111,12 @@ class Gateway:
         return asyncio.get_running_loop().time() + allowed
 
     async def log_prob(
-        self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float
+        self,
+        served: ServedModel,
+        rows: FloatArray,
+        context: FloatArray | None,
+        deadline: float,
+        unreadable: Sequence[RowError] = (),
     ) -> Scores:
         """Score rows.
 
@@ -106,6 +125,7 @@ class Gateway:
             rows: ``[N, D]`` or ``[N, *event_shape]``.
             context: ``[N, C]`` or ``[1, C]``, or None.
             deadline: on the event loop's clock.
+            unreadable: rows that could not be read at all, ascending; they hold NaN, and are described by these.
 
         Raises:
             ServiceError: see the error table in ``docs/architecture.md``.
@@ -122,6 +142,8 @@ class Gateway:
             if good.any():
                 part = context[good] if context is not None else None
                 log_prob[good] = await self._score(served, rows[good], part, deadline)
+        if unreadable:
+            row_errors = _merged(row_errors, unreadable)
         unanswered = np.isnan(log_prob)
         if unanswered.any():
             row_errors = _with_model_errors(row_errors, unanswered if bad is None else unanswered & ~bad)
@@ -219,9 +241,14 @@ async def answering(request: Request) -> AsyncIterator[None]:
 def _with_model_errors(row_errors: list[RowError], unanswered: np.ndarray) -> list[RowError]:
     """The row errors and one for each row the model itself has no density for, in order, as many as are described."""
     text = "the model's log-density is NaN; the row is finite but too extreme for the model's arithmetic"
-    for row in np.flatnonzero(unanswered)[:MAX_ROW_ERRORS]:
-        row_errors.append(RowError(int(row), "NO_DENSITY", text))
-    return sorted(row_errors, key=lambda error: error.row)[:MAX_ROW_ERRORS]
+    found = [RowError(int(row), "NO_DENSITY", text) for row in np.flatnonzero(unanswered)[:MAX_ROW_ERRORS]]
+    return _merged(row_errors, found)
+
+
+def _merged(row_errors: Sequence[RowError], more: Sequence[RowError]) -> list[RowError]:
+    """Both in the order of their rows, as many as are described; ``more`` wins where both describe a row."""
+    by_row = {error.row: error for error in (*row_errors, *more)}
+    return [by_row[row] for row in sorted(by_row)[:MAX_ROW_ERRORS]]
 
 
 def _first_line(error: Exception) -> str:

@@ -217,6 +217,10 @@ class OperationMetrics:
         self.rejected.labels(reason).inc()
 
 
+def _bound_text(bound: float) -> str:
+    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
+
+
 class LogProbHistogram(Collector):
     """``density_log_prob``: where the answered log-densities lie, in each version's own buckets.
 
@@ -253,7 +257,7 @@ class LogProbHistogram(Collector):
         """The metric with every version's buckets, cumulated."""
         family = self._family()
         for key, (bounds, counts) in self._counts.items():
-            names = [*(floatToGoString(bound) for bound in bounds), "+Inf"]
+            names = [*map(_bound_text, bounds), "+Inf"]
             buckets = [(name, float(count)) for name, count in zip(names, np.cumsum(counts), strict=True)]
             family.add_metric([key.name, str(key.version)], buckets, sum_value=None)
         return [family]

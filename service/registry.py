@@ -70,7 +70,7 @@ class ServedModel:
     @property
     def dtype(self) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """Type of the answers."""
-        return np.dtype(self.manifest.dtype)
+        return np.dtype(np.float64) if self.manifest.dtype == "float64" else np.dtype(np.float32)
 
     @contextlib.contextmanager
     def lease(self) -> Iterator[ServedModel]:
@@ -141,7 +141,7 @@ class ModelRegistry:
         """Loaded versions of a model, newest first; empty when there is none."""
         return [served for _, served in sorted(self._models.get(name, {}).items(), reverse=True)]
 
-    def keys(self) -> list[ModelKey]:
+    def loaded(self) -> list[ModelKey]:
         """Every loaded version."""
         return [served.key for name in self.names() for served in self.versions(name)]
 
@@ -199,7 +199,8 @@ class ModelRegistry:
 
 def _join(parts: Sequence[FloatArray]) -> FloatArray:
     """The parts one after the other; a single one as it is."""
-    return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+    joined: FloatArray = np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts)
+    return joined
 
 
 def _contexts(contexts: Sequence[FloatArray | None], chunks: Sequence[Chunk]) -> FloatArray | None:

@@ -84,6 +84,9 @@ class Settings(BaseSettings):
 
     loaded_versions: int = Field(2, ge=1, description="How many of the newest versions of each model are kept loaded.")
     store_poll_seconds: float = Field(1.0, gt=0, description="How often the store is looked at for new versions.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages written to standard error."
+    )
     drain_seconds: float = Field(
         10.0, ge=0, description="How long requests under way may take to finish when the service is told to stop."
     )

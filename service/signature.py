@@ -54,6 +54,8 @@ class Signature:
         Raises:
             InvalidRequest: another width, no row, or too many.
         """
+        if rows.ndim and len(rows) == 0:
+            raise InvalidRequest.of("NO_ROWS", "rows", "has no row; at least one expected")
         if rows.ndim == 0 or rows.shape[1:] not in ((self.event_size,), self.event_shape):
             raise InvalidRequest.of(
                 "WRONG_SHAPE", "rows", self._expected(rows.shape, "N", self.event_shape, "features")
@@ -90,8 +92,8 @@ class Signature:
             raise InvalidRequest.of(
                 "WRONG_SHAPE", "context", f"has {len(context)} rows; {count} expected, or 1 to be shared by all"
             )
-        flat = context.reshape(len(context), self.context_size)
-        return np.broadcast_to(flat, (count, self.context_size))
+        flat: FloatArray = context.reshape(len(context), self.context_size)
+        return flat if len(flat) == count else np.repeat(flat, count, axis=0)
 
     def bad_rows(self, rows: FloatArray, context: FloatArray | None) -> tuple[NDArray[np.bool_] | None, list[RowError]]:
         """Which rows no model can score.
@@ -101,9 +103,9 @@ class Signature:
         """
         if np.isfinite(rows).all() and (context is None or np.isfinite(context).all()):
             return None, []
-        bad = ~np.isfinite(rows).all(axis=1)
+        bad = np.logical_not(np.isfinite(rows).all(axis=1))
         if context is not None:
-            bad |= ~np.isfinite(context).all(axis=1)
+            bad = np.logical_or(bad, ~np.isfinite(context).all(axis=1))
         described = np.flatnonzero(bad)[:MAX_ROW_ERRORS]
         return bad, [self._describe(int(index), rows, context) for index in described]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from service.errors import InvalidRequest, Violation
 from service.generated.density.v1 import density_service_pb2 as pb
 
-FloatArray = NDArray[np.float32] | NDArray[np.float64]
+FloatArray = NDArray[Any]
+"""An array of float32 or float64."""
 
 _DTYPES: dict[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -19,7 +21,7 @@ _DTYPES: dict[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
 _DATA_TYPES = {"f4": pb.DATA_TYPE_FLOAT32, "f8": pb.DATA_TYPE_FLOAT64}
 
 
-def data_type(dtype: np.dtype[np.floating]) -> pb.DataType:
+def data_type(dtype: np.dtype[Any]) -> pb.DataType.ValueType:
     """The wire's name of a numpy float type."""
     return _DATA_TYPES[f"f{dtype.itemsize}"]
 
@@ -59,7 +61,8 @@ def decode(tensor: pb.Tensor, field: str) -> FloatArray:
             )
     if violations or dtype is None:
         raise InvalidRequest("MALFORMED_TENSOR", violations)
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+    array: FloatArray = np.frombuffer(tensor.data, dtype).reshape(shape)
+    return array
 
 
 def encode(array: FloatArray) -> pb.Tensor:
@@ -68,6 +71,6 @@ def encode(array: FloatArray) -> pb.Tensor:
     return pb.Tensor(data_type=data_type(array.dtype), shape=array.shape, data=little_endian.tobytes())
 
 
-def _unknown_type(value: int) -> str:
+def _unknown_type(value: pb.DataType.ValueType) -> str:
     given = pb.DataType.Name(value) if value in pb.DataType.values() else str(value)
     return f"{given} given; DATA_TYPE_FLOAT32 or DATA_TYPE_FLOAT64 expected"

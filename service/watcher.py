@@ -91,7 +91,7 @@ class StoreWatcher:
             task.cancel()
         await asyncio.gather(*self._retiring.values(), return_exceptions=True)
         stopped = Unavailable("DRAINING", "the service stopped before the rows were computed", retry_after_seconds=1.0)
-        for key in self._registry.keys():
+        for key in self._registry.loaded():
             served = self._registry.remove(key)
             if served is not None:
                 await served.close(stopped)

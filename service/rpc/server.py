@@ -6,6 +6,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from service.errors import PortTakenError
 from service.gateway import Gateway
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
@@ -15,10 +16,6 @@ from service.settings import Settings
 SERVICE = pb.DESCRIPTOR.services_by_name["DensityService"].full_name
 _MESSAGE_OVERHEAD = 64 * 1024
 """What a message may be longer than the tensors in it: names, shapes, errors."""
-
-
-class PortTakenError(Exception):
-    """A port cannot be listened on."""
 
 
 class RpcServer:

@@ -1,10 +1,12 @@
 """The methods of ``density.v1.DensityService``."""
+# ruff: noqa: N802 - methods are named as the protocol names them
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TypeAlias
 
 import grpc
 
@@ -17,7 +19,7 @@ from service.metrics import Request
 from service.rpc.status import row_error_message, to_status
 from service.tensors import decode, encode
 
-Context = grpc.aio.ServicerContext
+Context: TypeAlias = grpc.aio.ServicerContext
 
 
 class DensityServicer(pb_grpc.DensityServiceServicer):

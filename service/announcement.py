@@ -1,0 +1,68 @@
+"""What ``flowmodel serve`` prints when it is ready: where it listens, and two calls to paste."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+
+from service.registry import ServedModel
+from service.service import Ports, Service
+
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def ready_text(service: Service, ports: Ports) -> str:
+    """The ready line, and below it a ``curl`` and a gRPC call of a model that is loaded."""
+    host = _host(service.settings.host)
+    models = ", ".join(f"{name}/{service.registry.resolve(name).key.version}" for name in service.registry.names())
+    served = service.registry.resolve(service.registry.names()[0])
+    return "\n".join(
+        (
+            f"Ready: {models} by {service.engine.name}, gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http}, "
+            f"documentation http://{host}:{ports.http}/docs",
+            f"  {curl_call(served, f'http://{host}:{ports.http}')}",
+            f"  {grpc_call(served, f'{host}:{ports.grpc}')}",
+        )
+    )
+
+
+def waiting_text(service: Service, ports: Ports) -> str:
+    """The line that is printed while the store is empty."""
+    host = _host(service.settings.host)
+    return (
+        f"Waiting for a model in {service.settings.store}: publish one with `flowmodel train DATA --model NAME "
+        f"--store {service.settings.store}` (gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http})"
+    )
+
+
+def curl_call(served: ServedModel, address: str) -> str:
+    """A shell command that scores one row over HTTP."""
+    body = {"rows": [_row(served, "rows", served.signature.event_size)]}
+    if served.signature.context_shape is not None:
+        body["context"] = [_row(served, "context", served.signature.context_size)]
+    url = f"{address}/v1/models/{served.key.name}:logProb"
+    return f"curl -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))} {shlex.quote(url)}"
+
+
+def grpc_call(served: ServedModel, target: str) -> str:
+    """A shell command that scores the same row over gRPC, with the interpreter that the service runs in."""
+    arguments = [repr(served.key.name), str([_row(served, "rows", served.signature.event_size)])]
+    if served.signature.context_shape is not None:
+        arguments.append(str([_row(served, "context", served.signature.context_size)]))
+    program = (
+        f"from service.client import DensityClient; print(DensityClient({target!r}).log_prob({', '.join(arguments)}))"
+    )
+    return f'{shlex.quote(sys.executable)} -c "{program}"'
+
+
+def _row(served: ServedModel, part: str, size: int) -> list[float]:
+    """A row that the model knows, in four digits, or zeros."""
+    rows = served.manifest.self_check.get(part) or [[0.0] * size]
+    return [float(f"{value:.4g}") for value in rows[0]]
+
+
+def _host(host: str) -> str:
+    """An address that a client on this machine can use."""
+    reachable = _ANYWHERE.get(host, host)
+    return f"[{reachable}]" if ":" in reachable else reachable

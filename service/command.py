@@ -1,0 +1,134 @@
+"""The command ``flowmodel serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from service.announcement import ready_text, waiting_text
+from service.engines.engine import EngineError
+from service.errors import PortTakenError
+from service.service import Ports, Service
+from service.settings import PREFIX, Settings, SettingsError, load_settings
+
+log = logging.getLogger(__name__)
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _options(command: Any) -> Any:
+    """An option for each setting, with its text and its default, so that ``--help`` documents them all."""
+    for name, field in reversed(Settings.model_fields.items()):
+        default = field.get_default(call_default_factory=True)
+        shown = "" if default is None else f"  [default: {default}]"
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else None
+        command = click.option(
+            "--" + name.replace("_", "-"),
+            name,
+            type=click.Choice(choices) if choices else str,
+            metavar=None if choices else _metavar(default),
+            help=f"{field.description}{shown}",
+        )(command)
+    return command
+
+
+def _metavar(default: object) -> str:
+    return {int: "NUMBER", float: "SECONDS"}.get(type(default), "TEXT")
+
+
+@click.command()
+@click.option("--config", type=click.Path(path_type=Path), envvar=f"{PREFIX}CONFIG", help="TOML file of settings.")
+@_options
+@click.pass_context
+def serve(context: click.Context, /, config: Path | None, **options: Any) -> None:
+    """Serve the models of a store over gRPC and HTTP.
+
+    New versions are picked up while the service runs. Every option is also a FLOWMODEL_* variable and a key of the
+    --config file; the command line wins over variables, and these over the file. SIGTERM or Ctrl-C lets requests under
+    way finish; a second one does not wait for them.
+    """
+    try:
+        settings = load_settings(config, options, other_variables={f"{PREFIX}CONFIG", *_other_variables(context)})
+    except SettingsError as error:
+        raise click.UsageError(str(error), context) from None
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(settings))
+    except (PortTakenError, EngineError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _serve(settings: Settings) -> None:
+    """Run the service until a signal ends it."""
+    stopping = asyncio.Event()
+    service = Service(settings)
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, _on_signal, service, stopping)
+    working = asyncio.create_task(_work(service))
+    stopped = asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        working.cancel()
+        (outcome,) = await asyncio.gather(working, return_exceptions=True)
+        await service.stop()
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
+def _on_signal(service: Service, stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        service.hurry()
+        return
+    log.info("stopping: requests under way have %g s to finish", service.settings.drain_seconds)
+    stopping.set()
+
+
+async def _work(service: Service) -> None:
+    """Start everything, say so, and wait; ends only by an error or by being cancelled."""
+    ports: Ports = await service.listen()
+    await service.load()
+    if service.gateway.unready_reason is not None:
+        click.echo(waiting_text(service, ports))
+    await service.ready()
+    click.echo(ready_text(service, ports))
+    await asyncio.Event().wait()
+
+
+def _other_variables(context: click.Context) -> Iterator[str]:
+    """``FLOWMODEL_*`` variables of the commands beside this one, which are none of the service's business."""
+    group = context.find_root().command
+    commands = list(group.commands.items()) if isinstance(group, click.Group) else []
+    for name, command in commands:
+        prefix = f"{PREFIX}{name.upper().replace('-', '_')}"
+        for parameter in command.params:
+            explicit = parameter.envvar
+            yield from [explicit] if isinstance(explicit, str) else list(explicit or ())
+            if parameter.name:
+                yield f"{prefix}_{parameter.name.upper()}"
+                yield f"{PREFIX}{parameter.name.upper()}"
+
+
+def _loop_factory() -> Any:
+    """Uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

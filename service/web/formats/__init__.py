@@ -1,0 +1,11 @@
+"""Content types of HTTP bodies, one module each: how rows are read from one and answers written in it."""
+
+from service.web.formats.binary_format import BinaryFormat
+from service.web.formats.csv_format import CsvFormat
+from service.web.formats.format import Format, Table
+from service.web.formats.json_format import JsonFormat
+
+FORMATS: dict[str, Format] = {offered.content_type: offered for offered in (JsonFormat(), CsvFormat(), BinaryFormat())}
+"""Every format by its content type."""
+
+__all__ = ["FORMATS", "BinaryFormat", "CsvFormat", "Format", "JsonFormat", "Table"]

@@ -1,0 +1,91 @@
+"""The HTTP server on its port, in the event loop that is running already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from service.errors import PortTakenError
+from service.gateway import Gateway
+from service.settings import Settings
+from service.web.app import WebApp
+
+
+class _QuietServer(uvicorn.Server):
+    """Uvicorn that leaves the process's signals to whoever runs the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class WebServer:
+    """HTTP on one port.
+
+    Args:
+        gateway: answers.
+        settings: address and how long to drain.
+    """
+
+    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+        self._settings = settings
+        self._server = _QuietServer(
+            uvicorn.Config(
+                WebApp(gateway).app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listen.
+
+        Returns:
+            The port, which is a free one when the settings say 0.
+
+        Raises:
+            PortTakenError: another program has the port, or the address is not one of this machine.
+        """
+        listener = self._listen()
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve(sockets=[listener]))
+        return int(listener.getsockname()[1])
+
+    async def stop(self) -> None:
+        """Take no more connections, and end when the requests under way are answered or the draining time is over."""
+        if self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+
+    def force(self) -> None:
+        """Wait no longer for requests under way."""
+        self._server.force_exit = True
+
+    def _listen(self) -> socket.socket:
+        host, port = self._settings.host, self._settings.http_port
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        try:
+            if os.name == "posix":
+                # Without this, a port stays taken for a minute after a service on it has ended.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((host, port))
+            listener.listen(2048)
+        except OSError as error:
+            listener.close()
+            raise PortTakenError(
+                f"cannot listen for HTTP on {host}:{port}: {error.strerror}; "
+                "choose another one with --http-port, or 0 for a free one"
+            ) from None
+        listener.setblocking(False)
+        return listener
