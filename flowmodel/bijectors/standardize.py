@@ -6,7 +6,7 @@ large and varying little, would lose its information if it were rounded to float
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -34,7 +34,20 @@ class Standardize(BijectorPlan):
         return StandardizeBijector(event_shape, context_shape)
 
 
-class StandardizeBijector(Bijector):
+class KeepsFloat64(torch.nn.Module):
+    """A module with buffers that stay float64: ``.to(device)`` moves them, ``.to(dtype)`` does not round them."""
+
+    float64_buffers: ClassVar[tuple[str, ...]] = ("location", "scale")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = {name: getattr(self, name) for name in self.float64_buffers}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, value in kept.items():
+            setattr(self, name, value.to(device=getattr(self, name).device))
+        return self
+
+
+class StandardizeBijector(KeepsFloat64, Bijector):
     """The layer built from :class:`Standardize`."""
 
     location: Tensor
@@ -47,13 +60,6 @@ class StandardizeBijector(Bijector):
         self.register_buffer("scale", torch.ones(self.event_size, dtype=torch.float64))
         # An empty tensor that follows .to(dtype), to know in which dtype the rest of the flow works.
         self.register_buffer("like", torch.empty(0), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        kept: dict[str, Any] = {"location": self.location, "scale": self.scale}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, value in kept.items():
-            setattr(self, name, value.to(device=getattr(self, name).device))
-        return self
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data."""

@@ -13,14 +13,14 @@ from torch.distributions import Distribution, constraints
 
 from flowmodel.bijectors.base import BijectorPlan, leading_shape
 from flowmodel.bijectors.compose import ComposeBijector
-from flowmodel.bijectors.standardize import StandardizeBijector, location_and_scale
+from flowmodel.bijectors.standardize import KeepsFloat64, StandardizeBijector, location_and_scale
 from flowmodel.distributions.base import BaseDistribution
 from flowmodel.errors import PlanError, ShapeMismatchError
 
 SampleShape = torch.Size | list[int] | tuple[int, ...]
 
 
-class Flow(torch.nn.Module, Distribution):
+class Flow(KeepsFloat64, Distribution):
     """A trainable distribution, both a ``torch.distributions.Distribution`` and a ``torch.nn.Module``.
 
     The lazy plan is made concrete here, in the event shape, dtype and device of the base distribution.
@@ -42,6 +42,7 @@ class Flow(torch.nn.Module, Distribution):
         torch.Size([1000])
     """
 
+    float64_buffers: ClassVar[tuple[str, ...]] = ("context_location", "context_scale")
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(

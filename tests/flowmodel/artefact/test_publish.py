@@ -149,7 +149,7 @@ def test_a_name_that_no_model_can_have_is_refused(tmp_path, name):
 def test_what_is_not_there_is_named_with_what_is(tmp_path):
     flowmodel.publish(dist.Flow(normal((2,)), bij.Affine()), tmp_path, "wine")
     store = ModelStore(tmp_path)
-    with pytest.raises(ModelNotFoundError, match="no model 'beer' in .*; models there: wine"):
+    with pytest.raises(ModelNotFoundError, match=r"no model 'beer' in .*; models there: wine"):
         store.open("beer")
     with pytest.raises(ModelNotFoundError, match="model 'wine' has no version 7; its versions: 1"):
         store.open("wine", 7)
@@ -163,7 +163,7 @@ def test_a_damaged_file_is_named(tmp_path, name):
     content = bytearray((published.path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (published.path / name).write_bytes(content)
-    with pytest.raises(ArtefactError, match=re.escape(name) + " is not the file that was published"):
+    with pytest.raises(ArtefactError, match=re.escape(name) + r" is not the file that was published"):
         published.verify()
     (published.path / name).unlink()
     with pytest.raises(ArtefactError, match=re.escape(name) + " is missing"):

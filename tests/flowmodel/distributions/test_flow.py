@@ -84,7 +84,7 @@ def test_samples_follow_the_density():
 
 
 def test_to_moves_everything_and_preprocessing_keeps_its_precision():
-    flow = trained_flow(PLANS["preprocessed"], (3,), dtype=torch.float32)
+    flow = trained_flow(PLANS["preprocessed"], (3,), dtype=torch.float32).float()
     double = copy.deepcopy(flow).double()
     y = 3 * torch.randn(20, 3, dtype=torch.float64) + 10
     assert double.log_prob(y).dtype == torch.float64
@@ -106,8 +106,9 @@ def test_a_large_offset_does_not_cost_precision():
     torch.testing.assert_close(flow.log_prob(rows).double(), closed, rtol=0, atol=1e-5)
 
 
-def test_state_dict_and_deepcopy_hold_the_whole_model():
-    flow = trained_flow(PLANS["preprocessed"], (4,), (3,))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_state_dict_and_deepcopy_hold_the_whole_model(dtype):
+    flow = trained_flow(PLANS["preprocessed"], (4,), (3,), dtype)
     y, context = torch.randn(6, 4, dtype=torch.float64), contexts(6, (3,), torch.float64)
     fresh = dist.Flow(dist.base_from_json(flow.base_to_json()), flow.plan, context_shape=(3,))
     fresh.load_state_dict(flow.state_dict())
