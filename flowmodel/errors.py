@@ -41,7 +41,3 @@ class ModelNotFoundError(ArtefactError, LookupError):
 
 class ExportError(ArtefactError):
     """The exported scorer disagrees with the eager flow, or the flow holds a part that cannot be exported."""
-
-
-class VersionTakenError(ArtefactError):
-    """Another publisher took the version number first; the next one is free."""

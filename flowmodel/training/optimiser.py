@@ -1,0 +1,108 @@
+"""AdamW with what keeps training sound: clipping, skipped steps counted, and a running average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from flowmodel.errors import TrainingError
+
+_AVERAGE = 0.99
+_LOWERING = 0.3
+_MOST_SKIPPED_IN_A_ROW = 20
+
+
+class Optimiser:
+    """Steps over the parameters of a module, and their average.
+
+    Args:
+        module: What is trained.
+        learning_rate: Of AdamW, at first.
+        weight_decay: Of AdamW.
+        clip_norm: Largest norm of the gradient.
+    """
+
+    def __init__(self, module: torch.nn.Module, learning_rate: float, weight_decay: float, clip_norm: float) -> None:
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        if not self._parameters:
+            raise TrainingError(
+                "the flow has no parameters to train; expected a plan such as bij.AffineAutoregressive()"
+            )
+        self._adam = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay)
+        self._clip_norm = clip_norm
+        self._average = self._copy()
+        self._steps = 0
+        self._skipped_in_a_row = 0
+        self.skipped = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """The present learning rate."""
+        return float(self._adam.param_groups[0]["lr"])
+
+    def step(self, loss: Tensor) -> bool:
+        """One step down the gradient of ``loss``, unless that or its gradient is not finite.
+
+        Returns:
+            Whether the step was taken.
+
+        Raises:
+            TrainingError: Too many steps in a row could not be taken.
+        """
+        self._adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        if not bool(torch.isfinite(loss) & torch.isfinite(norm)):
+            self._skip(loss.item(), norm.item())
+            return False
+        self._adam.step()
+        self._skipped_in_a_row = 0
+        self._steps += 1
+        # The average forgets its start, the untrained weights, within the first steps.
+        weight = 1 - min(_AVERAGE, (1 + self._steps) / (10 + self._steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, list(self._parameters), weight)
+        return True
+
+    def average(self) -> list[Tensor]:
+        """A copy of the averaged weights."""
+        return [value.clone() for value in self._average]
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """The module with its averaged weights, for a while."""
+        present = self._copy()
+        self.restore(self._average)
+        try:
+            yield
+        finally:
+            self.restore(present)
+
+    @torch.no_grad()
+    def restore(self, weights: list[Tensor]) -> None:
+        """Put these weights into the module."""
+        for parameter, value in zip(self._parameters, weights, strict=True):
+            parameter.copy_(value)
+
+    def lower(self, weights: list[Tensor]) -> None:
+        """Go on from these weights with a lower learning rate."""
+        self.restore(weights)
+        self._average = [value.clone() for value in weights]
+        for group in self._adam.param_groups:
+            group["lr"] *= _LOWERING
+
+    def _copy(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters]
+
+    def _skip(self, loss: float, norm: float) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= _MOST_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"{self._skipped_in_a_row} steps in a row had no finite gradient (the last loss was {loss:g}, the norm "
+                f"of its gradient {norm:g}); lower learning_rate (now {self.learning_rate:g}), put bij.Standardize() "
+                "last in the plan, or look for rows far from all others"
+            )
