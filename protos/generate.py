@@ -40,6 +40,7 @@ def generate(target: Path) -> None:
         f"--proto_path={_googleapis()}",
         f"--python_out={target}",
         f"--grpc_python_out={target}",
+        *(f"--plugin=protoc-gen-{name}={_plugin(name)}" for name in ("mypy", "mypy_grpc")),
         f"--mypy_out=quiet:{target}",
         f"--mypy_grpc_out=quiet:{target}",
     ]
@@ -64,6 +65,11 @@ def differences(committed: Path = GENERATED) -> list[str]:
 def _googleapis() -> Path:
     """The folder under which ``google/rpc/status.proto`` lies."""
     return Path(str(files("google.rpc") / "status.proto")).parents[2]
+
+
+def _plugin(name: str) -> Path:
+    """The plugin beside this interpreter, which need not be on the PATH."""
+    return Path(sys.executable).parent / f"protoc-gen-{name}"
 
 
 def _packages(sources: list[str]) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class Work:
         payload: whatever the engine call needs to compute them.
         deadline: on the event loop's clock; None for none.
         answer: gets the operation's arrays, each with this request's rows.
+        arrived: on ``time.perf_counter``, which is finer than the event loop's clock.
+        taken: rows handed to the engine.
+        returned: rows the engine answered.
+        parts: the answer so far, when it comes in several chunks.
     """
 
     rows: int
@@ -150,7 +155,6 @@ class Batcher:
             EngineError: the engine failed on this very request.
         """
         loop = asyncio.get_running_loop()
-        now = loop.time()
         if self._queue_rows and self._queue_rows + rows > self._max_queue_rows:
             self._observer.dropped("queue_full")
             raise QueueFull(
@@ -158,7 +162,7 @@ class Batcher:
                 f"{self._queue_rows} rows wait and at most {self._max_queue_rows} may; {rows} more do not fit",
                 retry_after_seconds=1.0,
             )
-        work = Work(rows, payload, deadline, loop.create_future(), now)
+        work = Work(rows, payload, deadline, loop.create_future(), time.perf_counter())
         self._queue[work] = None
         self._resize(rows)
         # At the end of this turn of the loop, so that requests that arrive together leave together.
@@ -230,7 +234,7 @@ class Batcher:
                 self._resize(-work.waiting)
                 continue
             if work.taken == 0:
-                self._observer.waited(now - work.arrived)
+                self._observer.waited(time.perf_counter() - work.arrived)
             rows = min(work.waiting, room, self._quantum if self._queue else room)
             chunks.append(Chunk(work, work.taken, work.taken + rows))
             work.taken += rows
@@ -252,14 +256,13 @@ class Batcher:
 
     async def _run(self, chunks: Sequence[Chunk]) -> None:
         """One engine call; when it fails, its halves, until only the requests that are at fault have failed."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.perf_counter()
         rows = sum(chunk.rows for chunk in chunks)
         try:
             try:
                 arrays = await self._call(chunks)
             finally:
-                self._observer.called(rows, loop.time() - started)
+                self._observer.called(rows, time.perf_counter() - started)
             _check_answer(arrays, rows)
         except EngineUnavailable as error:
             _fail(chunks, error)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
+from prometheus_client import disable_created_metrics
 
 from service.announcement import ready_text, waiting_text
 from service.engines.engine import EngineError
@@ -63,6 +64,10 @@ def serve(context: click.Context, /, config: Path | None, **options: Any) -> Non
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # It tells of its start and end, which the service does itself.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # The time each series began, which would double the length of /metrics.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings))

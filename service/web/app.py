@@ -101,7 +101,7 @@ class WebApp:
                 deadline = self._gateway.deadline(timeout_seconds(request))
                 body_format = request_format(request)
                 if not isinstance(body_format, JsonFormat):
-                    text = f'{body_format.content_type} given; samples are asked for in application/json, as {{"count": 10}}'
+                    text = f'{body_format.content_type} given; send application/json, as {{"count": 10}}'
                     raise InvalidRequest.of("UNSUPPORTED_CONTENT_TYPE", "Content-Type", text)
                 answers_in = answer_format(request, body_format)
                 body = await read_body(request, self._gateway.settings.max_request_bytes, deadline)

@@ -1,0 +1,58 @@
+"""An engine that fails on demand, in front of the real one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import numpy as np
+
+from service.engines.engine import EngineError, ModelKey
+from service.engines.inprocess import InProcessEngine
+
+
+class FaultyEngine(InProcessEngine):
+    """The in-process engine with a gate before each call, and a check that may refuse its rows.
+
+    Attributes:
+        gate: calls wait here while it is closed.
+        waiting: set when a call waits at the closed gate.
+        check: called with the rows of each call; what it raises is the call's outcome.
+        calls: how many rows each call had.
+        fail_to_load: versions that cannot be loaded.
+    """
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.waiting = asyncio.Event()
+        self.check: Callable[[np.ndarray], None] = lambda rows: None
+        self.calls: list[int] = []
+        self.fail_to_load: set[ModelKey] = set()
+        self.sick = False
+
+    @property
+    def healthy(self) -> bool:
+        return super().healthy and not self.sick
+
+    async def load(self, published):
+        if ModelKey(published.name, published.version) in self.fail_to_load:
+            raise EngineError("this version is made not to load")
+        await super().load(published)
+
+    async def log_prob(self, key, rows, context):
+        self.calls.append(len(rows))
+        await self._pass()
+        self.check(rows)
+        return await super().log_prob(key, rows, context)
+
+    async def sample(self, key, draws, context):
+        self.calls.append(sum(draw.count for draw in draws))
+        await self._pass()
+        return await super().sample(key, draws, context)
+
+    async def _pass(self) -> None:
+        if not self.gate.is_set():
+            self.waiting.set()
+            await self.gate.wait()
