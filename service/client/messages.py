@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from service.client.errors import InvalidRequestError
 from service.generated.density.v1 import density_service_pb2 as pb
 
 FloatArray = NDArray[np.float32] | NDArray[np.float64]
@@ -24,6 +25,9 @@ Calls = Generator[Request, Response, Result]
 
 REQUEST_BYTES = 8 * 1024**2
 """Most bytes of rows, or of samples, in one call; what is larger is split into several."""
+
+RESULT_BYTES = 16 * 1024**3
+"""Most bytes of samples collected for one question: a count beyond it is a mistake, or wants several questions."""
 
 FIRST_SAMPLES = 1024
 """Most samples of a first call, whose answer tells how large a sample is."""
@@ -127,9 +131,14 @@ def draw_calls(
         samples.append(_array(answer.samples))
         log_probs.append(_array(answer.log_prob))
         answered, start = answer.version, start + size
+        row_bytes = samples[0][:1].nbytes
+        if count * row_bytes > RESULT_BYTES:
+            most = RESULT_BYTES // row_bytes
+            text = f"{count} given; at most {most} samples of {model} are held in memory at once, draw them in parts"
+            raise InvalidRequestError("INVALID_ARGUMENT", text, reason="INVALID_COUNT", violations={"count": text})
         if start >= count:
             return Samples(_joined(samples), _joined(log_probs), seed, model, answered)
-        size = min(count - start, max(1, REQUEST_BYTES // samples[0][:1].nbytes))
+        size = min(count - start, max(1, REQUEST_BYTES // row_bytes))
 
 
 def list_calls() -> Calls[pb.ListModelsRequest, pb.ListModelsResponse, list[ModelInfo]]:
