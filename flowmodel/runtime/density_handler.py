@@ -17,11 +17,14 @@ import numpy as np
 import torch
 
 from .bodies import MAX_ANSWER_BYTES, Body, Fault, Result, Task, finite_rows, read_body
-from .scoring import Scorer, ScoringError, prepare_torch
+from .scoring import Scorer, ScoringError, explain_failure, prepare_torch
 
 logger = logging.getLogger(__name__)
 
 THREADS_VARIABLE = "FLOWMODEL_THREADS"
+
+_HEAD_BYTES = 1024
+"""More than an answer has besides its numbers."""
 
 
 class DensityHandler:
@@ -67,8 +70,8 @@ class DensityHandler:
         content_type = str(described.get("content-type") or "").split(";")[0].strip().lower()
         body = read_body(item, content_type, self._scorer, self._model, self._version)
         self._scorer.check(body.task.rows, body.task.context, body.task.size)
-        # One row less than the limit leaves room for the envelope's head.
-        largest = MAX_ANSWER_BYTES // (self._scorer.dtype.itemsize * (self._scorer.event_size + 1)) - 1
+        row_bytes = self._scorer.dtype.itemsize * (self._scorer.event_size + 1)
+        largest = (MAX_ANSWER_BYTES - _HEAD_BYTES) // row_bytes
         if body.task.rows is None and body.task.size > largest:
             message = f"{body.task.size} samples asked for; expected at most {largest} at once"
             raise ScoringError("COUNT_TOO_LARGE", "count", message)
@@ -141,9 +144,7 @@ def _reject(index: int, item: dict[str, Any], error: Exception, context: Any) ->
         context.set_response_status(400, "Bad Request", index)
     else:
         logger.error("The model failed on one request.", exc_info=error)
-        # The last line of a TorchScript error says what happened, the others where in its code.
-        last_line = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        fault = Fault("INTERNAL", "MODEL_FAILED", "", f"the model failed: {last_line}")
+        fault = Fault("INTERNAL", "MODEL_FAILED", "", explain_failure(error))
         context.set_response_status(500, "Internal Server Error", index)
     answer, content_type = fault.answer(item)
     context.set_response_content_type(index, content_type)

@@ -53,9 +53,9 @@ def standard_normal(seed: int, start: int, count: int, size: int) -> NDArray[np.
     generator = np.random.Philox(key=seed, counter=start * steps_per_row)
     words = generator.random_raw(count * steps_per_row * _WORDS_PER_STEP)
     pairs = words.reshape(count, 2 * steps_per_row, 2)
-    # The top 53 bits, moved by half a step: strictly inside (0, 1), so the logarithm is finite.
+    # The top 53 bits, moved by half a step: never 0, so the logarithm is finite.
     uniform = ((pairs >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     radius = np.sqrt(-2.0 * np.log(uniform[..., 0]))
     angle = 2.0 * math.pi * uniform[..., 1]
     normal = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=-1)
-    return np.ascontiguousarray(normal.reshape(count, -1)[:, :size])
+    return np.ascontiguousarray(normal.reshape(count, _WORDS_PER_STEP * steps_per_row)[:, :size])

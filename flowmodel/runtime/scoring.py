@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from .noise import Draw, standard_normal
 
-__all__ = ["PAD_ROWS", "Draw", "Scorer", "ScoringError", "prepare_torch"]
+__all__ = ["PAD_ROWS", "Draw", "Scorer", "ScoringError", "explain_failure", "prepare_torch"]
 
 PAD_ROWS = 32
 """Two AVX-512 vectors of float32: the step of torch's vectorised loops."""
@@ -58,6 +58,12 @@ def prepare_torch() -> None:
     torch.set_float32_matmul_precision("highest")
     if torch.backends.cuda.matmul.allow_tf32 or torch.get_float32_matmul_precision() != "highest":
         raise RuntimeError("torch will not keep float32 matrix products at full precision")
+
+
+def explain_failure(error: Exception) -> str:
+    """A model's failure in one line: of a TorchScript error the last, which says what, while the others say where."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"the model failed: {lines[-1]}"
 
 
 class Scorer:

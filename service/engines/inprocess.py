@@ -19,7 +19,6 @@ from service.engines.engine import (
 
 if TYPE_CHECKING:
     from flowmodel.artefact.store import PublishedModel
-
     from flowmodel.runtime.scoring import Scorer
 
 log = logging.getLogger(__name__)
@@ -127,13 +126,12 @@ def _prepare() -> None:
 
 
 def _translated(function: Callable[..., T], *arguments: object) -> T:
-    from flowmodel.runtime.scoring import ScoringError
+    from flowmodel.runtime.scoring import ScoringError, explain_failure
 
     try:
         return function(*arguments)
     except ScoringError as error:
         raise RequestRejected(error.reason, error.field, str(error)) from error
-    except (RuntimeError, MemoryError, OSError, ValueError) as error:
-        # The last line of a TorchScript error says what happened, the others where in its code.
-        last_line = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise EngineError(f"the model failed: {last_line}") from error
+    except Exception as error:
+        # TorchScript's own errors derive from nothing narrower.
+        raise EngineError(explain_failure(error)) from error

@@ -67,8 +67,8 @@ class TorchServeClient:
             EngineUnavailable: they do not, within the time.
         """
         await _translated(self._inference.Ping(Empty(), timeout=timeout_seconds, wait_for_ready=True))
-        async with asyncio.timeout(timeout_seconds):
-            await self._channels[1].channel_ready()
+        listing = management_pb2.ListModelsRequest(limit=1)
+        await _translated(self._management.ListModels(listing, timeout=timeout_seconds, wait_for_ready=True))
 
     async def predict(
         self, key: ModelKey, header: dict[str, Any], arrays: dict[str, FloatArray]

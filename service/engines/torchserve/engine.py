@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _BACK_OFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _READY_POLL_SECONDS = 0.1
+_PING_SECONDS = 2.0
 _PART_ROWS = 32
 """Parts of a call hold a multiple of so many rows, the scorer's pad, so that parting a call costs no padding."""
 
@@ -54,6 +55,7 @@ class TorchServeEngine:
         self._watcher: asyncio.Task[None] | None = None
         self._recoveries: dict[ModelKey, asyncio.Task[None]] = {}
         self._well = asyncio.Event()
+        self._reachable = True
         # Management calls one after the other: TorchServe does not promise more, and a restart must see all or none.
         self._managing = asyncio.Lock()
         self._archive_numbers = itertools.count(1)
@@ -78,6 +80,7 @@ class TorchServeEngine:
             return
         if self._options.address is not None:
             await self._connect(self._options.address, self._options.management_address or "")
+            self._watcher = asyncio.create_task(self._watch_elsewhere(self._up()))
         else:
             await self._start_child()
             self._watcher = asyncio.create_task(self._watch())
@@ -175,7 +178,7 @@ class TorchServeEngine:
         return self._client
 
     def _update_health(self) -> None:
-        if self._client is not None and not self._recoveries:
+        if self._client is not None and self._reachable and not self._recoveries:
             self._well.set()
         else:
             self._well.clear()
@@ -227,6 +230,20 @@ class TorchServeEngine:
                 except (EngineError, OSError) as error:
                     log.error("TorchServe did not come back: %s", error)
                     await self._drop()
+
+    async def _watch_elsewhere(self, client: TorchServeClient) -> None:
+        """Notice when a TorchServe that is not ours does not answer, and when it does again."""
+        while True:
+            await asyncio.sleep(_PING_SECONDS)
+            try:
+                await client.wait_until_up(_PING_SECONDS)
+                reachable = True
+            except EngineError:
+                reachable = False
+            if reachable != self._reachable:
+                log.warning("the TorchServe elsewhere %s", "answers again" if reachable else "does not answer")
+                self._reachable = reachable
+                self._update_health()
 
     async def _restart(self) -> None:
         async with self._managing:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btorchserve/management.proto\x12!org.pytorch.serve.grpc.management\"!\n\x12ManagementResponse\x12\x0b\n\x03msg\x18\x01 \x01(\t\"A\n\x14\x44\x65scribeModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\x98\x01\n\x14RegisterModelRequest\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x17\n\x0finitial_workers\x18\x03 \x01(\x05\x12\x18\n\x10response_timeout\x18\x06 \x01(\x05\x12\x13\n\x0bsynchronous\x18\x08 \x01(\x08\x12\x0b\n\x03url\x18\t \x01(\t\x12\x17\n\x0fstartup_timeout\x18\x0b \x01(\x05\">\n\x11SetDefaultRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"C\n\x16UnregisterModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t2\x9a\x04\n\x15ManagementAPIsService\x12\x7f\n\rDescribeModel\x12\x37.org.pytorch.serve.grpc.management.DescribeModelRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12\x7f\n\rRegisterModel\x12\x37.org.pytorch.serve.grpc.management.RegisterModelRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12y\n\nSetDefault\x12\x34.org.pytorch.serve.grpc.management.SetDefaultRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12\x83\x01\n\x0fUnregisterModel\x12\x39.org.pytorch.serve.grpc.management.UnregisterModelRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1btorchserve/management.proto\x12!org.pytorch.serve.grpc.management\"!\n\x12ManagementResponse\x12\x0b\n\x03msg\x18\x01 \x01(\t\"\"\n\x11ListModelsRequest\x12\r\n\x05limit\x18\x01 \x01(\x05\"A\n\x14\x44\x65scribeModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"\x98\x01\n\x14RegisterModelRequest\x12\x12\n\nbatch_size\x18\x01 \x01(\x05\x12\x17\n\x0finitial_workers\x18\x03 \x01(\x05\x12\x18\n\x10response_timeout\x18\x06 \x01(\x05\x12\x13\n\x0bsynchronous\x18\x08 \x01(\x08\x12\x0b\n\x03url\x18\t \x01(\t\x12\x17\n\x0fstartup_timeout\x18\x0b \x01(\x05\">\n\x11SetDefaultRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\"C\n\x16UnregisterModelRequest\x12\x12\n\nmodel_name\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t2\x95\x05\n\x15ManagementAPIsService\x12y\n\nListModels\x12\x34.org.pytorch.serve.grpc.management.ListModelsRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12\x7f\n\rDescribeModel\x12\x37.org.pytorch.serve.grpc.management.DescribeModelRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12\x7f\n\rRegisterModel\x12\x37.org.pytorch.serve.grpc.management.RegisterModelRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12y\n\nSetDefault\x12\x34.org.pytorch.serve.grpc.management.SetDefaultRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponse\x12\x83\x01\n\x0fUnregisterModel\x12\x39.org.pytorch.serve.grpc.management.UnregisterModelRequest\x1a\x35.org.pytorch.serve.grpc.management.ManagementResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,14 +33,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MANAGEMENTRESPONSE']._serialized_start=66
   _globals['_MANAGEMENTRESPONSE']._serialized_end=99
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=101
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=166
-  _globals['_REGISTERMODELREQUEST']._serialized_start=169
-  _globals['_REGISTERMODELREQUEST']._serialized_end=321
-  _globals['_SETDEFAULTREQUEST']._serialized_start=323
-  _globals['_SETDEFAULTREQUEST']._serialized_end=385
-  _globals['_UNREGISTERMODELREQUEST']._serialized_start=387
-  _globals['_UNREGISTERMODELREQUEST']._serialized_end=454
-  _globals['_MANAGEMENTAPISSERVICE']._serialized_start=457
-  _globals['_MANAGEMENTAPISSERVICE']._serialized_end=995
+  _globals['_LISTMODELSREQUEST']._serialized_start=101
+  _globals['_LISTMODELSREQUEST']._serialized_end=135
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=137
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=202
+  _globals['_REGISTERMODELREQUEST']._serialized_start=205
+  _globals['_REGISTERMODELREQUEST']._serialized_end=357
+  _globals['_SETDEFAULTREQUEST']._serialized_start=359
+  _globals['_SETDEFAULTREQUEST']._serialized_end=421
+  _globals['_UNREGISTERMODELREQUEST']._serialized_start=423
+  _globals['_UNREGISTERMODELREQUEST']._serialized_end=490
+  _globals['_MANAGEMENTAPISSERVICE']._serialized_start=493
+  _globals['_MANAGEMENTAPISSERVICE']._serialized_end=1154
 # @@protoc_insertion_point(module_scope)

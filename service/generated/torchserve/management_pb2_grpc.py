@@ -34,6 +34,11 @@ class ManagementAPIsServiceStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.ListModels = channel.unary_unary(
+                '/org.pytorch.serve.grpc.management.ManagementAPIsService/ListModels',
+                request_serializer=torchserve_dot_management__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=torchserve_dot_management__pb2.ManagementResponse.FromString,
+                _registered_method=True)
         self.DescribeModel = channel.unary_unary(
                 '/org.pytorch.serve.grpc.management.ManagementAPIsService/DescribeModel',
                 request_serializer=torchserve_dot_management__pb2.DescribeModelRequest.SerializeToString,
@@ -58,6 +63,12 @@ class ManagementAPIsServiceStub:
 
 class ManagementAPIsServiceServicer:
     """Missing associated documentation comment in .proto file."""
+
+    def ListModels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
 
     def DescribeModel(self, request, context):
         """Missing associated documentation comment in .proto file."""
@@ -86,6 +97,11 @@ class ManagementAPIsServiceServicer:
 
 def add_ManagementAPIsServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'ListModels': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModels,
+                    request_deserializer=torchserve_dot_management__pb2.ListModelsRequest.FromString,
+                    response_serializer=torchserve_dot_management__pb2.ManagementResponse.SerializeToString,
+            ),
             'DescribeModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DescribeModel,
                     request_deserializer=torchserve_dot_management__pb2.DescribeModelRequest.FromString,
@@ -116,6 +132,33 @@ def add_ManagementAPIsServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ManagementAPIsService:
     """Missing associated documentation comment in .proto file."""
+
+    @staticmethod
+    def ListModels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/org.pytorch.serve.grpc.management.ManagementAPIsService/ListModels',
+            torchserve_dot_management__pb2.ListModelsRequest.SerializeToString,
+            torchserve_dot_management__pb2.ManagementResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def DescribeModel(request,

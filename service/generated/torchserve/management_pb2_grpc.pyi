@@ -31,6 +31,7 @@ class ManagementAPIsServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ManagementAPIsServiceAsyncStub: ...
+    ListModels: _grpc.UnaryUnaryMultiCallable[_management_pb2.ListModelsRequest, _management_pb2.ManagementResponse]
     DescribeModel: _grpc.UnaryUnaryMultiCallable[_management_pb2.DescribeModelRequest, _management_pb2.ManagementResponse]
     RegisterModel: _grpc.UnaryUnaryMultiCallable[_management_pb2.RegisterModelRequest, _management_pb2.ManagementResponse]
     SetDefault: _grpc.UnaryUnaryMultiCallable[_management_pb2.SetDefaultRequest, _management_pb2.ManagementResponse]
@@ -39,12 +40,20 @@ class ManagementAPIsServiceStub:
 @_typing.type_check_only
 class ManagementAPIsServiceAsyncStub(ManagementAPIsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
+    ListModels: _aio.UnaryUnaryMultiCallable[_management_pb2.ListModelsRequest, _management_pb2.ManagementResponse]  # type: ignore[assignment]
     DescribeModel: _aio.UnaryUnaryMultiCallable[_management_pb2.DescribeModelRequest, _management_pb2.ManagementResponse]  # type: ignore[assignment]
     RegisterModel: _aio.UnaryUnaryMultiCallable[_management_pb2.RegisterModelRequest, _management_pb2.ManagementResponse]  # type: ignore[assignment]
     SetDefault: _aio.UnaryUnaryMultiCallable[_management_pb2.SetDefaultRequest, _management_pb2.ManagementResponse]  # type: ignore[assignment]
     UnregisterModel: _aio.UnaryUnaryMultiCallable[_management_pb2.UnregisterModelRequest, _management_pb2.ManagementResponse]  # type: ignore[assignment]
 
 class ManagementAPIsServiceServicer(metaclass=_abc_1.ABCMeta):
+    @_abc_1.abstractmethod
+    def ListModels(
+        self,
+        request: _management_pb2.ListModelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_management_pb2.ManagementResponse, _abc.Awaitable[_management_pb2.ManagementResponse]]: ...
+
     @_abc_1.abstractmethod
     def DescribeModel(
         self,
