@@ -35,9 +35,10 @@ class WebServer:
 
     def __init__(self, gateway: Gateway, settings: Settings) -> None:
         self._settings = settings
+        self.app = WebApp(gateway).app
         self._server = _QuietServer(
             uvicorn.Config(
-                WebApp(gateway).app,
+                self.app,
                 http="httptools",
                 ws="none",
                 lifespan="off",
