@@ -27,6 +27,7 @@ class Scorer(torch.nn.Module):
     context_size: int
     feature_names: list[str]
     context_names: list[str]
+    takes_float64: bool
     context_location: Tensor
     context_scale: Tensor
 
@@ -36,6 +37,7 @@ class Scorer(torch.nn.Module):
         self.context_size = flow.bijector.context_size
         self.feature_names = list(feature_names)
         self.context_names = list(context_names)
+        self.takes_float64 = flow.data_dtype == torch.float64
         self.base = flow.base.fold(self.event_size)
         self.bijector = flow.bijector.fold()
         self.register_buffer("context_location", flow.context_location.clone())
@@ -44,7 +46,10 @@ class Scorer(torch.nn.Module):
     @torch.jit.export
     def log_prob(self, rows: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of ``rows[N, D]`` (float32 or float64) given ``context[N, C]``: ``[N]``, in nats."""
-        noise, log_det = self.bijector.pull(rows, self._standard_context(rows, context))
+        standard_context = self._standard_context(rows, context)
+        if not self.takes_float64:
+            rows = rows.to(self.base.loc.dtype)
+        noise, log_det = self.bijector.pull(rows, standard_context)
         return self.base.log_prob(noise) + log_det
 
     @torch.jit.export

@@ -46,6 +46,19 @@ def test_scorer_describes_itself_and_needs_no_class_of_ours(tmp_path):
     assert run.stdout.split("\n")[:2] == ["2 1 ['height', 'weight'] ['age'] torch.float32", "False"]
 
 
+@pytest.mark.parametrize("name", list(PLANS))
+def test_answers_come_in_the_dtype_of_the_model(name, tmp_path):
+    flow = trained_flow(PLANS[name], (3,), (2,), torch.float32)
+    scorer = torch.jit.load(str(export_scorer(flow, tmp_path / "s.pt")))
+    rows, context = torch.randn(5, 3) + 10, contexts(5, (2,), torch.float32)
+    with torch.no_grad():
+        answers = [scorer.log_prob(rows.to(dtype), context.to(dtype)) for dtype in (torch.float32, torch.float64)]
+        samples = [scorer.sample(rows.to(dtype), context) for dtype in (torch.float32, torch.float64)]
+    assert torch.equal(*answers)
+    assert torch.equal(samples[0][0], samples[1][0])
+    assert {tensor.dtype for tensor in [*answers, *samples[0], *samples[1]]} == {torch.float32}
+
+
 def test_base_location_and_scale_are_part_of_the_scorer(tmp_path):
     base = torch.distributions.Independent(
         torch.distributions.Normal(torch.tensor([5.0, -3.0]), torch.tensor([2.0, 0.5])), 1

@@ -1,0 +1,189 @@
+"""The Python client against a real service: what it sends, splits, joins, retries and raises."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+
+from service.client import (
+    AsyncDensityClient,
+    DensityClient,
+    DensityError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnavailableError,
+    messages,
+)
+from service.generated.density.v1 import density_service_pb2 as pb
+from service.generated.density.v1.density_service_pb2_grpc import (
+    DensityServiceServicer,
+    add_DensityServiceServicer_to_server,
+)
+
+
+@pytest.fixture
+def client(wine):
+    with DensityClient(wine.grpc) as client:
+        yield client
+
+
+def test_float32_float64_and_lists_give_the_same(client, rows):
+    expected = client.log_prob("wine", rows)
+    assert expected.shape == (7,)
+    assert expected.dtype == np.float32
+    assert np.array_equal(client.log_prob("wine", rows.astype(np.float64)), expected)
+    assert np.array_equal(client.log_prob("wine", rows.tolist()), expected)
+    assert np.array_equal(client.log_prob("wine", np.asfortranarray(rows)), expected)
+
+
+def test_a_version_can_be_named(client, rows):
+    assert client.score("wine", rows).version == "2"
+    first = client.score("wine", rows, version=1)
+    assert first.version == "1"
+    assert not np.array_equal(first.log_prob, client.log_prob("wine", rows))
+
+
+def test_a_bad_row_is_nan_and_says_why(client, rows):
+    rows[3, 1] = np.nan
+    scores = client.score("wine", rows)
+    assert np.isnan(scores.log_prob).tolist() == [False, False, False, True, False, False, False]
+    assert [(error.row, "beta" in error.message) for error in scores.row_errors] == [(3, True)]
+
+
+def test_large_rows_are_split_and_joined(client, monkeypatch):
+    rows = np.random.default_rng(1).standard_normal((1000, 3)).astype(np.float32)
+    rows[777, 0] = np.inf
+    whole = client.score("wine", rows)
+    monkeypatch.setattr(messages, "REQUEST_BYTES", 12 * 64)
+    split = client.score("wine", rows)
+    assert np.array_equal(split.log_prob, whole.log_prob, equal_nan=True)
+    assert [error.row for error in split.row_errors] == [777]
+
+
+def test_samples_repeat_by_seed_however_they_are_split(client, monkeypatch):
+    samples, log_prob = client.sample("wine", 3000, seed=7, with_log_prob=True)
+    assert samples.shape == (3000, 3)
+    np.testing.assert_allclose(client.log_prob("wine", samples), log_prob, atol=1e-4)
+    monkeypatch.setattr(messages, "FIRST_SAMPLES", 10)
+    monkeypatch.setattr(messages, "REQUEST_BYTES", 12 * 500)
+    assert np.array_equal(client.sample("wine", 3000, seed=7), samples)
+    drawn = client.draw("wine", 5)
+    assert np.array_equal(client.sample("wine", 5, seed=drawn.seed), drawn.samples)
+    assert not np.array_equal(client.sample("wine", 5), client.sample("wine", 5))
+
+
+def test_contexts_for_each_row_or_one_for_all(client, rows, monkeypatch):
+    context = np.random.default_rng(2).standard_normal((7, 2)).astype(np.float32)
+    each = client.log_prob("pair", rows, context)
+    monkeypatch.setattr(messages, "REQUEST_BYTES", 12 * 2)
+    assert np.array_equal(client.log_prob("pair", rows, context), each)
+    one = client.log_prob("pair", rows, context[:1])
+    assert one[0] == each[0]
+    assert one[1] != each[1]
+    assert client.sample("pair", 7, seed=1, context=context).shape == (7, 3)
+
+
+def test_models_are_described(client):
+    assert [model.name for model in client.models()] == ["pair", "wine"]
+    wine = client.model("wine")
+    assert wine.default_version == "2"
+    assert wine.versions[0].feature_names == ("alpha", "beta", "gamma")
+    assert client.model("pair").versions[0].context_names == ("left", "right")
+
+
+def test_errors_are_typed_and_name_the_field(client, rows):
+    with pytest.raises(InvalidRequestError, match=r"shape \[7, 2\] given") as caught:
+        client.log_prob("wine", rows[:, :2])
+    assert list(caught.value.violations) == ["rows"]
+    assert caught.value.reason
+    with pytest.raises(ModelNotFoundError, match="no model 'beer'; loaded: pair, wine"):
+        client.log_prob("beer", rows)
+    with pytest.raises(InvalidRequestError, match="count: 0 given"):
+        client.sample("wine", 0)
+    with pytest.raises(InvalidRequestError, match="1000000000000 given; at most"):
+        client.sample("wine", 10**12)
+    for empty in (np.zeros((0, 3)), np.float64(3.0)):
+        with pytest.raises(InvalidRequestError):
+            client.log_prob("wine", empty)
+
+
+async def ask_everything(target, rows):
+    async with AsyncDensityClient(target) as client:
+        log_prob, samples, models, model = await asyncio.gather(
+            client.log_prob("wine", rows), client.sample("wine", 4, seed=3), client.models(), client.model("wine")
+        )
+        with pytest.raises(ModelNotFoundError):
+            await client.log_prob("beer", rows)
+        return log_prob, samples, models, model
+
+
+def test_the_asynchronous_client_answers_alike(client, wine, rows):
+    log_prob, samples, models, model = asyncio.run(ask_everything(wine.grpc, rows))
+    assert np.array_equal(log_prob, client.log_prob("wine", rows))
+    assert np.array_equal(samples, client.sample("wine", 4, seed=3))
+    assert models == client.models()
+    assert model == client.model("wine")
+
+
+def test_both_clients_offer_the_same():
+    def offered(kind):
+        members = inspect.getmembers(kind, inspect.isfunction)
+        return {name: list(inspect.signature(member).parameters) for name, member in members if name[0] != "_"}
+
+    assert offered(DensityClient) == offered(AsyncDensityClient)
+
+
+class Flaky(DensityServiceServicer):
+    """Answers only after it has failed a number of times."""
+
+    def __init__(self, failures, code):
+        self.failures, self.code, self.calls = failures, code, 0
+
+    def GetModel(self, request, context):
+        self.calls += 1
+        if self.calls <= self.failures:
+            context.abort(self.code, "away for a moment")
+        return pb.GetModelResponse(model=pb.Model(name=request.model, default_version="1"))
+
+
+@pytest.mark.parametrize(
+    ("failures", "code", "answered", "calls"),
+    [
+        (2, grpc.StatusCode.UNAVAILABLE, True, 3),
+        (1, grpc.StatusCode.RESOURCE_EXHAUSTED, False, 1),
+        (1, grpc.StatusCode.INTERNAL, False, 1),
+    ],
+)
+def test_unavailable_is_retried_and_nothing_else(failures, code, answered, calls):
+    flaky = Flaky(failures, code)
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    add_DensityServiceServicer_to_server(flaky, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with DensityClient(f"127.0.0.1:{port}") as client:
+            if answered:
+                assert client.model("wine").default_version == "1"
+            else:
+                with pytest.raises(DensityError, match="away for a moment"):
+                    client.model("wine")
+    finally:
+        server.stop(None).wait()
+    assert flaky.calls == calls
+
+
+def test_nobody_there_is_unavailable_or_too_late():
+    with socket.socket() as taken:
+        # Bound and not listening: connections to it are refused.
+        taken.bind(("127.0.0.1", 0))
+        with (
+            DensityClient(f"127.0.0.1:{taken.getsockname()[1]}", timeout=20) as client,
+            pytest.raises(UnavailableError),
+        ):
+            client.model("wine")
