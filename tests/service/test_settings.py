@@ -66,7 +66,7 @@ def test_a_file_that_is_not_toml_is_refused(config: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot read the settings file .*none.toml: No such file"):
+    with pytest.raises(SettingsError, match=r"cannot read the settings file .*none.toml: No such file"):
         load_settings(tmp_path / "none.toml")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Running, Start
+from gates import engine_held, in_background, wait_for_call, wait_for_queue
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -144,47 +145,47 @@ def test_an_answer_has_the_fields_that_the_document_promises(wine: Running) -> N
         assert set(schema["required"]) <= set(answer.json()) <= set(schema["properties"]), name
 
 
-@pytest.mark.parametrize("path", ["/v1/models/wine:logProb", "/v1/models/wine:sample"])
-def test_a_deadline_that_passes_is_504(start: Start, published: Any, path: str) -> None:
+@pytest.mark.parametrize("operation", ["logProb", "sample"])
+def test_a_deadline_that_passes_is_504(start: Start, published: Any, operation: str) -> None:
     service = start(published, faults=True)
-    service.run(_close_gate(service))
-    body = {"rows": [[1, 2, 3]]} if path.endswith("logProb") else {"count": 1}
-    answer = httpx.post(service.http + path, json=body, headers={"Request-Timeout": "0.05"})
+    body = {"rows": [[1, 2, 3]]} if operation == "logProb" else {"count": 1}
+    with engine_held(service):
+        url = f"{service.http}/v1/models/wine:{operation}"
+        answer = httpx.post(url, json=body, headers={"Request-Timeout": "0.05"})
     assert answer.status_code == 504
     assert answer.json()["error"]["status"] == "DEADLINE_EXCEEDED"
-    service.run(_open_gate(service))
 
 
 def test_a_full_queue_is_429_with_retry_after(start: Start, published: Any) -> None:
     service = start(published, faults=True, max_queue_rows=1, max_engine_calls=1)
-    service.run(_close_gate(service))
-    url = f"{service.http}/v1/models/wine:logProb"
-    with httpx.Client() as client:
-        stuck = [_in_background(lambda: httpx.post(url, json={"rows": [[1, 2, 3]]})) for _ in range(1)]
-        service.run(service.service.engine.waiting.wait())
-        stuck.append(_in_background(lambda: httpx.post(url, json={"rows": [[1, 2, 3]]})))
-        service.run(_queued(service, 1))
-        answer = client.post(url, json={"rows": [[1, 2, 3]]})
-    assert answer.status_code == 429
-    assert answer.headers["retry-after"] == "1"
-    assert answer.json()["error"]["status"] == "RESOURCE_EXHAUSTED"
-    service.run(_open_gate(service))
-    assert [future.result(10).status_code for future in stuck] == [200, 200]
+
+    def ask() -> httpx.Response:
+        return httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
+
+    with engine_held(service):
+        computing = in_background(ask)
+        wait_for_call(service)
+        waiting = in_background(ask)
+        wait_for_queue(service, 1)
+        refused = ask()
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["error"]["status"] == "RESOURCE_EXHAUSTED"
+    assert [future.result(10).status_code for future in (computing, waiting)] == [200, 200]
     assert service.metric("density_rejected_total", reason="queue_full") == 1
 
 
 def test_a_client_that_goes_away_leaves_the_queue(start: Start, published: Any) -> None:
     service = start(published, faults=True, max_engine_calls=1)
-    service.run(_close_gate(service))
     url = f"{service.http}/v1/models/wine:logProb"
-    stuck = _in_background(lambda: httpx.post(url, json={"rows": [[1, 2, 3]]}))
-    service.run(service.service.engine.waiting.wait())
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(url, json={"rows": [[1, 2, 3]] * 7}, timeout=httpx.Timeout(5, read=0.2))
-    service.run(_queued(service, 0))
-    service.run(_open_gate(service))
-    assert stuck.result(10).status_code == 200
-    assert service.service.engine.calls[-1] == 1
+    with engine_held(service):
+        computing = in_background(lambda: httpx.post(url, json={"rows": [[1, 2, 3]]}))
+        wait_for_call(service)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json={"rows": [[1, 2, 3]] * 7}, timeout=httpx.Timeout(5, read=0.2))
+        wait_for_queue(service, 0)
+    assert computing.result(10).status_code == 200
+    assert 7 not in service.service.engine.calls
     assert service.metric("density_rejected_total", reason="cancelled") == 1
 
 
@@ -193,31 +194,3 @@ def test_a_sick_engine_is_not_ready(start: Start, published: Any) -> None:
     service.service.engine.sick = True
     answer = httpx.get(f"{service.http}/readyz")
     assert (answer.status_code, answer.json()["reason"]) == (503, "the inprocess engine is not well")
-
-
-def _in_background(call: Any) -> Any:
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(1)
-    future = pool.submit(call)
-    pool.shutdown(wait=False)
-    return future
-
-
-async def _close_gate(service: Running) -> None:
-    service.service.engine.gate.clear()
-    service.service.engine.waiting.clear()
-
-
-async def _open_gate(service: Running) -> None:
-    service.service.engine.gate.set()
-
-
-async def _queued(service: Running, rows: int) -> None:
-    """Return when so many rows wait for wine."""
-    import asyncio
-
-    batcher = service.service.registry.resolve("wine").log_prob
-    async with asyncio.timeout(10):
-        while batcher.queue_rows != rows:
-            await asyncio.sleep(0.001)
