@@ -43,6 +43,10 @@ class Loop:
         """The coroutine's result, computed on the loop."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
+    def call(self, function: Callable[[], object]) -> None:
+        """Call on the loop, without waiting."""
+        self._loop.call_soon_threadsafe(function)
+
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
