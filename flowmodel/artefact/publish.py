@@ -83,7 +83,7 @@ def publish(
             manifest = _manifest(flow, scorer, name, version, training or {})
             manifest = _with(manifest, reference_log_prob=_quantiles(log_prob))
             manifest = _with(manifest, self_check=_self_check(flat_rows, flat_context, log_prob, parity))
-            _write_version(staged, manifest, report)
+            write_version(staged, manifest, report)
             if store.commit(staged, name, version):
                 return store.open(name, version)
             # Another publisher took the number: what bears it is written again.
@@ -176,7 +176,8 @@ def _self_check(
     }
 
 
-def _write_version(staged: Path, manifest: Manifest, report: Report | None) -> None:
+def write_version(staged: Path, manifest: Manifest, report: Report | None) -> None:
+    """Complete a staged version: archive, report, and the manifest with the SHA-256 of every file."""
     write_archive(staged / manifest.archive, name=manifest.name, version=manifest.version, scorer=staged / SCORER)
     if report is not None:
         (staged / "report").mkdir(exist_ok=True)

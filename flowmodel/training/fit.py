@@ -26,6 +26,9 @@ Rows = Tensor | np.ndarray[Any, Any]
 LOWERINGS = 1
 """How often the learning rate is lowered before training ends."""
 
+_WORTH_WAITING = 1e-3
+"""Nats per dimension by which validation must get better for training to go on; any better weights are kept."""
+
 _EVALUATION_ROWS = 8192
 
 
@@ -38,7 +41,7 @@ def fit(
     validation_context: Rows | None = None,
     seed: int = 0,
     max_epochs: int = 300,
-    patience: int = 30,
+    patience: int = 20,
     batch_size: int | None = None,
     learning_rate: float = 3e-3,
     weight_decay: float | None = None,
@@ -57,8 +60,8 @@ def fit(
         seed: Decides the split and the order of the rows; the same seed on the same machine repeats a run exactly.
             The initial weights were drawn when the flow was made. Torch's global generator is not touched.
         max_epochs: Most passes over the training rows.
-        patience: Epochs without a better validation until the learning rate is lowered, and then until the end.
-        batch_size: Rows per step; by default 1/32 of the training rows, from 64 to 1024.
+        patience: Epochs without a notably better validation until the learning rate is lowered, and then until the end.
+        batch_size: Rows per step; by default 1/12 of the training rows, from 64 to 512.
         learning_rate: Of AdamW, at first.
         weight_decay: Of AdamW; by default 300 over the number of training rows, at most 1, since few rows need a pull
             towards the simple flow that many overrule.
@@ -86,7 +89,7 @@ def fit(
     if standardize:
         flow.standardize_(*train)
     count = len(train[0])
-    batch_size = batch_size or min(max(64, count // 32), 1024)
+    batch_size = batch_size or min(max(64, count // 12), 512)
     settings: dict[str, Any] = {
         "seed": seed,
         "batch_size": batch_size,
@@ -103,6 +106,7 @@ def fit(
 
     history = [Epoch(0, _nll(flow, train), _nll(flow, held_out), learning_rate)]
     best, best_weights, waited, lowered = history[0], optimiser.average(), 0, 0
+    to_beat = best.validation_nll if math.isfinite(best.validation_nll) else math.inf
     try:
         for number in range(1, max_epochs + 1):
             rate = optimiser.learning_rate
@@ -111,7 +115,9 @@ def fit(
                 epoch = Epoch(number, train_nll, _nll(flow, held_out), rate)
             history.append(epoch)
             if epoch.validation_nll < best.validation_nll or not math.isfinite(best.validation_nll):
-                best, best_weights, waited = epoch, optimiser.average(), 0
+                best, best_weights = epoch, optimiser.average()
+            if best.validation_nll < to_beat - _WORTH_WAITING * math.prod(flow.event_shape):
+                to_beat, waited = best.validation_nll, 0
             else:
                 waited += 1
             if progress is not None:
