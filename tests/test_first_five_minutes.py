@@ -68,6 +68,7 @@ class Served:
         self.process.send_signal(signal.SIGINT)
         status = self.process.wait(60)
         self._reader.join(10)
+        self.process.stdout.close()
         return status
 
 
