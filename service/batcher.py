@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 QUANTA_PER_BATCH = 8
 """A request may fill this share of a batch before the next one in the queue has its turn."""
 
+_CLOCK_SLACK_SECONDS = 0.05
+"""gRPC cancels a call at its deadline by its own clock, which may be a little before ours."""
+
 
 class Chunk(NamedTuple):
     """Rows ``start`` to ``stop`` of one request's work."""
@@ -193,7 +196,9 @@ class Batcher:
         del self._queue[work]
         self._resize(-work.waiting)
         if work.answer.cancelled():
-            expired = work.deadline is not None and asyncio.get_running_loop().time() >= work.deadline
+            expired = (
+                work.deadline is not None and asyncio.get_running_loop().time() >= work.deadline - _CLOCK_SLACK_SECONDS
+            )
             self._observer.dropped("expired" if expired else "cancelled")
 
     def _resize(self, rows: int) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from flowmodel.artefact.manifest import Manifest
 
+from flowmodel.artefact.manifest import Manifest
 from service.batcher import Batcher, Call, Chunk
 from service.engines.engine import Draw, Engine, ModelKey
 from service.errors import NotFound, Unavailable
@@ -97,7 +97,7 @@ class ServedModel:
             call,
             max_batch_rows=settings.max_rows_per_batch,
             max_queue_rows=settings.max_queue_rows,
-            max_calls=settings.max_engine_calls,
+            max_calls=settings.engine_calls,
             observer=observer,
         )
 

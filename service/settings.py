@@ -63,8 +63,12 @@ class Settings(BaseSettings):
     )
 
     max_rows_per_batch: int = Field(4096, ge=1, description="Most rows of one engine call; larger requests are split.")
-    max_engine_calls: int = Field(
-        2, ge=1, le=16, description="Engine calls under way at once for each model version and operation."
+    max_engine_calls: int | None = Field(
+        None,
+        ge=1,
+        le=16,
+        description="Engine calls under way at once for each model version and operation; without, 1 in the gateway's "
+        "own process and 2 with TorchServe, where the second hides the way there and back.",
     )
     max_rows_per_request: int = Field(1_000_000, ge=1, description="Most rows of one LogProb request.")
     max_samples_per_request: int = Field(1_000_000, ge=1, description="Most samples of one Sample request.")
@@ -90,6 +94,11 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         10.0, ge=0, description="How long requests under way may take to finish when the service is told to stop."
     )
+
+    @property
+    def engine_calls(self) -> int:
+        """``max_engine_calls``, or what measured best for the engine."""
+        return self.max_engine_calls or (1 if self.engine == "inprocess" else 2)
 
     @field_validator("torchserve_address", "torchserve_management_address")
     @classmethod
