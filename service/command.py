@@ -56,7 +56,7 @@ def serve(context: click.Context, /, config: Path | None, **options: Any) -> Non
     way finish; a second one does not wait for them.
     """
     try:
-        settings = load_settings(config, options, other_variables={f"{PREFIX}CONFIG", *_other_variables(context)})
+        settings = load_settings(config, options, other_variables=lambda: set(_other_variables(context)))
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
     logging.basicConfig(
@@ -118,16 +118,14 @@ async def _work(service: Service) -> None:
 
 def _other_variables(context: click.Context) -> Iterator[str]:
     """``FLOWMODEL_*`` variables of the commands beside this one, which are none of the service's business."""
+    yield f"{PREFIX}CONFIG"
     group = context.find_root().command
-    commands = list(group.commands.items()) if isinstance(group, click.Group) else []
-    for name, command in commands:
-        prefix = f"{PREFIX}{name.upper().replace('-', '_')}"
-        for parameter in command.params:
-            explicit = parameter.envvar
-            yield from [explicit] if isinstance(explicit, str) else list(explicit or ())
-            if parameter.name:
-                yield f"{prefix}_{parameter.name.upper()}"
-                yield f"{PREFIX}{parameter.name.upper()}"
+    if not isinstance(group, click.Group):
+        return
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        for parameter in command.params if command is not None else ():
+            yield from [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or ()
 
 
 def _loop_factory() -> Any:

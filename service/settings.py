@@ -6,7 +6,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +124,7 @@ def load_settings(
     config: Path | None = None,
     options: Mapping[str, Any] | None = None,
     *,
-    other_variables: Collection[str] = (),
+    other_variables: Callable[[], Collection[str]] = frozenset,
 ) -> Settings:
     """Read the settings from all their sources.
 
@@ -132,7 +132,7 @@ def load_settings(
         config: a TOML file whose keys are the fields' names.
         options: what the command line gave, by field name; None values count as not given.
         other_variables: ``FLOWMODEL_*`` variables that are not settings of the service but known, such as those of the
-            other ``flowmodel`` commands.
+            other ``flowmodel`` commands; asked for only when there is a variable that is not a setting.
 
     Raises:
         SettingsError: a value is wrong, a key or variable unknown, or the file unreadable.
@@ -151,14 +151,14 @@ def load_settings(
         raise SettingsError("\n".join(_explain(item, given, config) for item in error.errors())) from None
 
 
-def _refuse_unknown_variables(other_variables: Collection[str]) -> None:
+def _refuse_unknown_variables(other_variables: Callable[[], Collection[str]]) -> None:
     """Catch misspelt variables, which would otherwise be silently without effect."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | set(other_variables)
-    unknown = sorted(
-        name
-        for name in os.environ
-        if name.startswith(PREFIX) and name not in known and not _KUBERNETES_SERVICE_LINK.fullmatch(name)
-    )
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    ours = {name for name in os.environ if name.startswith(PREFIX) and not _KUBERNETES_SERVICE_LINK.fullmatch(name)}
+    unknown = sorted(ours - known)
+    if unknown:
+        known |= set(other_variables())
+        unknown = sorted(ours - known)
     if unknown:
         raise SettingsError("\n".join(f"{name} is not a setting{_nearest(name, known)}" for name in unknown))
 

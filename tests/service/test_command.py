@@ -134,6 +134,16 @@ def test_wrong_settings_are_refused_by_name(arguments: list[str], variables: dic
     assert text in " ".join(errors.split())
 
 
+def test_variables_of_other_commands_are_left_alone() -> None:
+    # The empty host is refused only after the variables were found to be well known.
+    program = [sys.executable, "-c", "from flowmodel.cli import main; main()", "serve", "--host", ""]
+    result = subprocess.run(
+        program, capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"FLOWMODEL_MAX_EPOCHS": "3"}
+    )
+    assert "--host: string should have at least 1 character" in result.stderr
+    assert "MAX_EPOCHS" not in result.stderr
+
+
 def test_a_port_that_is_taken_is_named(wine: Running, tmp_path: Path) -> None:
     port = str(wine.service.ports.http)
     code, errors = refused("--store", str(tmp_path), *FREE_PORTS[:4], "--http-port", port)

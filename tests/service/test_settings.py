@@ -55,7 +55,7 @@ def test_variables_of_other_commands_and_of_kubernetes_are_left_alone(monkeypatc
     monkeypatch.setenv("FLOWMODEL_TRAIN_LAYERS", "7")
     monkeypatch.setenv("FLOWMODEL_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("FLOWMODEL_PORT_8000_TCP_ADDR", "10.0.0.1")
-    load_settings(other_variables={"FLOWMODEL_TRAIN_LAYERS"})
+    load_settings(other_variables=lambda: {"FLOWMODEL_TRAIN_LAYERS"})
 
 
 @pytest.mark.parametrize("text", ["engine = ", "\xff\xfe"])
