@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowmodel.bijectors import Compose, Standardize
 from flowmodel.data import check_enough_rows, check_finite, check_varied, split_rows
 from flowmodel.distributions import Flow
 from flowmodel.errors import DataError, TrainingError
@@ -99,8 +98,7 @@ def fit(
         "patience": patience,
         "max_epochs": max_epochs,
     }
-    working = torch.float64 if _takes_float64(flow) else flow.dtype
-    train, held_out = _cast(train, working), _cast(held_out, working)
+    train, held_out = _cast(train, flow.data_dtype), _cast(held_out, flow.data_dtype)
     optimiser = Optimiser(flow, learning_rate, settings["weight_decay"], clip_norm)
     generator = torch.Generator().manual_seed(seed)
 
@@ -244,14 +242,6 @@ def _checked_context(name: str, given: Rows | None, flow: Flow, count: int) -> n
     if len(values) != count:
         raise DataError(f"{name}: {len(values)} contexts for {count} rows; expected one for each row")
     return values
-
-
-def _takes_float64(flow: Flow) -> bool:
-    """Whether float64 rows may enter a float32 flow: the part they meet first is a ``Standardize``."""
-    plan: Any = flow.plan
-    while isinstance(plan, Compose):
-        plan = plan.bijectors[-1]
-    return isinstance(plan, Standardize)
 
 
 def _cast(part: Part, dtype: torch.dtype) -> Part:
