@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowmodel.training import Epoch
 
@@ -40,14 +40,12 @@ def training_progress(max_epochs: int) -> Iterator[Callable[[Epoch], None]]:
 
 
 def _bar(console: Console) -> Progress:
+    # Narrow enough for 80 characters. Early stopping may end it sooner than the time shown.
     return Progress(
-        SpinnerColumn(),
-        TextColumn("epoch {task.completed:.0f} of at most {task.total:.0f}"),
-        BarColumn(),
+        TextColumn("epoch {task.completed:.0f}/{task.total:.0f}"),
+        BarColumn(bar_width=10),
         TextColumn("{task.fields[losses]}"),
-        TimeElapsedColumn(),
-        TextColumn("at most"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,
         transient=True,
@@ -55,4 +53,4 @@ def _bar(console: Console) -> Progress:
 
 
 def _losses(epoch: Epoch) -> str:
-    return f"NLL train {epoch.train_nll:.3f}, validation {epoch.validation_nll:.3f} nats"
+    return f"NLL train {epoch.train_nll:.3f} validation {epoch.validation_nll:.3f}"

@@ -42,7 +42,9 @@ def log_density(parts: dict[str, npt.NDArray[np.float64]]) -> Figure:
     figure, axes = _figure(7.0, 3.6)
     everything = np.concatenate([values[np.isfinite(values)] for values in parts.values()])
     low, high = np.quantile(everything, [0.002, 1.0])
-    bins = np.linspace(low, high, 50).tolist()
+    # About as many bins as the smallest set can fill.
+    count = int(np.clip(3 * np.sqrt(min(map(len, parts.values()))), 10, 50))
+    bins = np.linspace(low, high, count).tolist()
     for (name, values), colour in zip(parts.items(), (DATA, MODEL, MARK), strict=False):
         finite = np.clip(values[np.isfinite(values)], low, None)
         style = {"histtype": "stepfilled", "alpha": 0.35} if colour == DATA else {"histtype": "step", "lw": 1.8}
@@ -50,7 +52,7 @@ def log_density(parts: dict[str, npt.NDArray[np.float64]]) -> Figure:
         axes.hist(finite, bins=bins, density=True, color=colour, label=label, **style)  # type: ignore[arg-type]
     axes.set(xlabel="log-density [nats]", ylabel="share of rows")
     axes.set_yticks([])
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     return figure
 
 
