@@ -132,6 +132,15 @@ def _check_types(value: Mapping[str, Any]) -> None:
         if not isinstance(value[key], types):
             names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
             raise ManifestError(f"{key} is {value[key]!r}; expected {names}")
+    for path, file in value["files"].items():
+        if path.startswith("/") or ".." in path.split("/"):
+            raise ManifestError(f"files names {path!r}; expected a path inside the version's directory")
+        if (
+            not isinstance(file, dict)
+            or not isinstance(file.get("sha256"), str)
+            or not isinstance(file.get("bytes"), int)
+        ):
+            raise ManifestError(f"files[{path!r}] is {file!r}; expected its sha256 and bytes")
     if value["dtype"] not in ("float32", "float64"):
         raise ManifestError(f"dtype is {value['dtype']!r}; expected float32 or float64")
     if len(value["feature_names"]) != math.prod(value["event_shape"]):

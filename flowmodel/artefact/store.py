@@ -141,8 +141,7 @@ class ModelStore:
         """
         check_name(name)
         try:
-            (self.root / name).mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root / name))
+            folder = self._new_folder(name)
         except OSError as error:
             raise ArtefactError(f"cannot write to the store {self.root}: {error.strerror or error}") from None
         try:
@@ -152,6 +151,13 @@ class ModelStore:
             with contextlib.suppress(OSError):
                 # A model that got no version leaves no empty directory behind.
                 (self.root / name).rmdir()
+
+    def _new_folder(self, name: str) -> Path:
+        while True:
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+            # Missing again by now means that another publisher gave up and took the empty directory with it.
+            with contextlib.suppress(FileNotFoundError):
+                return Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root / name))
 
     def commit(self, staged: Path, name: str, version: int) -> bool:
         """Make a staged directory the version of that number, in one rename, after everything in it reached the disk.

@@ -113,7 +113,7 @@ class Flow(KeepsFloat64, Distribution):
             ShapeMismatchError: a trailing shape is wrong, or a context is missing or not wanted.
             DtypeMismatchError: the value's dtype or device is not that of the flow.
         """
-        noise, log_det = self.bijector.inverse_and_log_det(value, self._standard_context(context))
+        noise, log_det = self.bijector.inverse_and_log_det(value, self.standard_context(context))
         return self.base_dist.log_prob(noise) + log_det
 
     def rsample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
@@ -122,13 +122,13 @@ class Flow(KeepsFloat64, Distribution):
         With a context of leading shape ``[...]``, one for each sample, ``sample_shape`` broadcasts against it.
         """
         noise = self.base_dist.rsample(torch.Size(sample_shape))
-        return self.bijector.forward(noise, self._standard_context(context))
+        return self.bijector.forward(noise, self.standard_context(context))
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Samples without gradients; shapes as in :meth:`rsample`."""
         noise = self.base_dist.sample(torch.Size(sample_shape))
-        return self.bijector.forward(noise, self._standard_context(context))
+        return self.bijector.forward(noise, self.standard_context(context))
 
     @torch.no_grad()
     def standardize_(self, rows: Tensor, context: Tensor | None = None) -> None:
@@ -151,7 +151,7 @@ class Flow(KeepsFloat64, Distribution):
             leading_shape("Flow", "context", context, self.context_shape)
             flat_context = context.reshape(len(context), -1)
             self.context_location, self.context_scale = location_and_scale(flat_context)
-            flat_context = self._standard_context(context)
+            flat_context = self.standard_context(context)
             flat_context = None if flat_context is None else flat_context.reshape(len(context), -1)
         self.bijector.standardize_(rows.reshape(len(rows), -1), flat_context)
 
@@ -159,7 +159,12 @@ class Flow(KeepsFloat64, Distribution):
         """The base distribution as JSON values; :func:`~flowmodel.distributions.base_from_json` reads them."""
         return self.base.to_json()
 
-    def _standard_context(self, context: Tensor | None) -> Tensor | None:
+    def standard_context(self, context: Tensor | None) -> Tensor | None:
+        """A context ``[..., *context_shape]`` as the bijector reads it: standardised, in the dtype of the flow.
+
+        Raises:
+            ShapeMismatchError: the trailing shape is wrong.
+        """
         if context is None or self.context_shape is None:
             return context
         leading_shape("Flow", "context", context, self.context_shape)

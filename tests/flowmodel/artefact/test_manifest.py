@@ -46,6 +46,8 @@ def test_round_trip_keeps_unknown_keys():
         ({"format_version": None}, "format_version is None"),
         ({"event_shape": 3}, "event_shape is 3; expected list"),
         ({"dtype": "float16"}, "dtype is 'float16'; expected float32 or float64"),
+        ({"files": {"../x": {"sha256": "", "bytes": 0}}}, r"files names '\.\./x'; expected a path inside"),
+        ({"files": {"x": {"bytes": 0}}}, r"files\['x'\] is \{'bytes': 0\}; expected its sha256 and bytes"),
         ({"feature_names": ["a"]}, r"1 feature names for an event of shape \[2\]"),
     ],
 )

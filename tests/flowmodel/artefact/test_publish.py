@@ -18,9 +18,11 @@ from flows import PLANS, contexts, normal, trained_flow
 import flowmodel
 import flowmodel.bijectors as bij
 import flowmodel.distributions as dist
+from flowmodel.artefact import parity
 from flowmodel.artefact import publish as publishing
 from flowmodel.artefact.store import ModelStore
 from flowmodel.errors import ArtefactError, ExportError, ManifestError, ModelNotFoundError
+from flowmodel.runtime.noise import standard_normal
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -137,6 +139,13 @@ def test_an_export_that_disagrees_is_refused(tmp_path, monkeypatch):
         flowmodel.publish(flow, tmp_path, "wine")
     assert ModelStore(tmp_path).names() == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_samples_otherwise_is_refused(tmp_path, monkeypatch):
+    flow = trained_flow(PLANS["stack"], (3,), dtype=torch.float32)
+    monkeypatch.setattr(parity, "standard_normal", lambda *given: standard_normal(*given) + 1e-3)
+    with pytest.raises(ExportError, match=r"exported samples are off by up to .* on 256 rows.*refused"):
+        flowmodel.publish(flow, tmp_path, "wine")
 
 
 @pytest.mark.parametrize("name", ["", "Wine", "../wine", ".wine", "a/b", "x" * 65])
