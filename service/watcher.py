@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from flowmodel.artefact.manifest import Manifest
 from flowmodel.artefact.store import ModelStore, PublishedModel
-
 from flowmodel.errors import ArtefactError
 from service.engines.engine import Draw, Engine, EngineError, EngineUnavailable, ModelKey
 from service.errors import Unavailable
