@@ -1,4 +1,4 @@
-r"""The exact inverse of an affine autoregressive layer at the price of about one pass, and its gradient.
+r"""The exact inverse of an affine autoregressive layer without D passes of its network, and its gradient.
 
 The layer is :math:`y_i = \mu_i(x_{<i}) + \sigma_i(x_{<i})\, x_i`, its parameters those of a MADE whose hidden units
 are sorted by degree. Inverting it is forward substitution: once :math:`x_1 \dots x_t` are known, exactly the hidden
