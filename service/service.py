@@ -79,7 +79,7 @@ class Service:
         """
         self._tasks.append(asyncio.create_task(self._report_health()))
         await self.engine.start()
-        await self.watcher.refresh()
+        await self.watcher.look()
         self._tasks.append(asyncio.create_task(self.watcher.run()))
 
     async def ready(self) -> None:

@@ -61,7 +61,12 @@ def decode(tensor: pb.Tensor, field: str) -> FloatArray:
             )
     if violations or dtype is None:
         raise InvalidRequest("MALFORMED_TENSOR", violations)
-    array: FloatArray = np.frombuffer(tensor.data, dtype).reshape(shape)
+    try:
+        array: FloatArray = np.frombuffer(tensor.data, dtype).reshape(shape)
+    except ValueError:
+        # More dimensions, or longer ones, than numpy has room for; the number of bytes may still be right.
+        text = f"{len(shape)} dimensions of lengths {list(shape[:8])} given; expected [N, D]"
+        raise InvalidRequest.of("MALFORMED_TENSOR", f"{field}.shape", text) from None
     return array
 
 

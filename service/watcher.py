@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -30,6 +31,10 @@ _LAST_RETRY_SECONDS = 60.0
 
 class SelfCheckError(Exception):
     """A loaded model does not answer what it answered when it was published."""
+
+
+_EXPECTED = (ArtefactError, EngineError, SelfCheckError, OSError, ValueError)
+"""What says by itself what is wrong with a version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +74,17 @@ class StoreWatcher:
     async def run(self) -> None:
         """Look at the store for ever; cancel to end."""
         while True:
-            try:
-                await self.refresh()
-            except Exception:
-                # Whatever is wrong with the store, what is loaded goes on answering.
-                log.exception("looking at the store %s failed", self._settings.store)
+            await self.look()
             await asyncio.sleep(self._settings.store_poll_seconds)
+
+    async def look(self) -> None:
+        """Refresh; whatever is wrong with the store, what is loaded goes on answering."""
+        try:
+            await self.refresh()
+        except OSError as error:
+            log.error("looking at the store %s failed: %s", self._settings.store, error)
+        except Exception:
+            log.exception("looking at the store %s failed", self._settings.store)
 
     async def refresh(self) -> None:
         """Look at the store once: load what is new, retire what is old or gone."""
@@ -98,7 +108,11 @@ class StoreWatcher:
 
     def _scan(self) -> dict[str, list[int]]:
         """Versions of every model in the store, newest first."""
-        return {name: sorted(self._store.versions(name), reverse=True) for name in self._store.names()}
+        found = {name: sorted(self._store.versions(name), reverse=True) for name in self._store.names()}
+        # A store that went away, even while it was read, looks like an empty one; one that was emptied is still there.
+        if len(self._registry) and not self._store.root.is_dir():
+            raise FileNotFoundError(f"the store {self._store.root} is not there now")
+        return found
 
     async def _refresh_model(self, name: str, versions: list[int]) -> None:
         """Keep the newest versions that can be loaded, as many as the settings say, and let the others go."""
@@ -125,12 +139,14 @@ class StoreWatcher:
             await self._retiring[key]
         try:
             served = await self._prepare(key)
-        except (ArtefactError, EngineError, SelfCheckError, OSError, ValueError) as error:
+        except Exception as error:
+            # Whatever is wrong with one version must not keep the others from being served.
             attempts = 1 if failure is None else failure.attempts + 1
             wait = min(_FIRST_RETRY_SECONDS * 2 ** (attempts - 1), _LAST_RETRY_SECONDS)
             self._failures[key] = _Failure(attempts, now + wait)
             self._metrics.loaded(key.name, ok=False)
-            log.error("%s could not be loaded, trying again in %g s: %s", key, wait, error)
+            text = str(error) if isinstance(error, _EXPECTED) else f"its manifest cannot be used ({error!r})"
+            log.error("%s could not be loaded, trying again in %g s: %s", key, wait, text)
             return False
         self._failures.pop(key, None)
         self._registry.add(served)
@@ -143,13 +159,15 @@ class StoreWatcher:
         published = await asyncio.to_thread(self._open, key)
         await self._engine.load(published)
         try:
-            await self._self_check(key, published.manifest)
-        except (EngineError, SelfCheckError):
-            await self._engine.unload(key)
+            manifest = published.manifest
+            await self._self_check(key, manifest)
+            served = ServedModel(key, manifest, self._engine, self._settings, self._metrics)
+            self._metrics.add_version(key, self._engine.name, manifest.dtype, _quantiles(manifest))
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                await self._engine.unload(key)
             raise
-        manifest = published.manifest
-        self._metrics.add_version(key, self._engine.name, manifest.dtype, _quantiles(manifest))
-        return ServedModel(key, manifest, self._engine, self._settings, self._metrics)
+        return served
 
     def _open(self, key: ModelKey) -> PublishedModel:
         published = self._store.open(key.name, key.version)

@@ -83,7 +83,7 @@ def fit(
         >>> result.epochs, result.train_rows, result.validation_rows
         (3, 90, 10)
     """
-    _check_settings(max_epochs, patience, batch_size, learning_rate, weight_decay, clip_norm)
+    _check_settings(max_epochs, patience, batch_size, learning_rate, weight_decay, clip_norm, seed)
     train, held_out = _parts(flow, data, context, validation, validation_context, seed)
     if standardize:
         flow.standardize_(*train)
@@ -255,8 +255,10 @@ def _check_settings(
     learning_rate: float,
     weight_decay: float | None,
     clip_norm: float,
+    seed: int,
 ) -> None:
     sound = {
+        "seed": (seed, 0 <= seed < 2**64, "0 to 2**64 - 1"),
         "max_epochs": (max_epochs, max_epochs >= 1, "at least 1"),
         "patience": (patience, patience >= 1, "at least 1"),
         "batch_size": (batch_size, batch_size is None or batch_size >= 1, "at least 1, or None"),

@@ -49,6 +49,16 @@ def test_decoding_does_not_copy() -> None:
             ["rows.data"],
             "has 0 bytes; 85070591730234615865843651857942052864 expected",
         ),
+        (
+            pb.Tensor(data_type=pb.DATA_TYPE_FLOAT64, shape=[0, 2**62], data=b""),
+            ["rows.shape"],
+            r"2 dimensions of lengths \[0, 4611686018427387904\] given",
+        ),
+        (
+            pb.Tensor(data_type=pb.DATA_TYPE_FLOAT64, shape=[1] * 100, data=bytes(8)),
+            ["rows.shape"],
+            "100 dimensions of lengths",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tensor: pb.Tensor, fields: list[str], text: str) -> None:

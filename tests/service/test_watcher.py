@@ -18,7 +18,7 @@ SLOW = 3600
 
 
 def look(service: Running) -> None:
-    service.run(service.service.watcher.refresh())
+    service.run(service.service.watcher.look())
 
 
 def loaded(service: Running, model: str = "wine") -> list[int]:
@@ -116,11 +116,30 @@ def test_a_version_deleted_from_the_store_is_retired(start: Start, store: Path) 
 def test_a_store_that_cannot_be_read_leaves_what_is_loaded(start: Start, store: Path) -> None:
     service = start(store, store_poll_seconds=SLOW)
     store.rename(store.with_name("moved"))
-    store.write_text("a file where the store was")
-    store.unlink()
-    store.with_name("moved").rename(store)
     look(service)
     assert loaded(service) == [2, 1]
+    assert score(service).status_code == 200
+    store.write_text("a file where the store was")
+    look(service)
+    assert loaded(service) == [2, 1]
+    store.unlink()
+    store.with_name("moved").rename(store)
+    publish(store, "wine", seed=9)
+    look(service)
+    assert loaded(service) == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "change", [{"self_check": {}}, {"self_check": {"rows": "x"}}, {"reference_log_prob": {"log_prob": [None]}}]
+)
+def test_a_manifest_that_makes_no_sense_spoils_no_other_model(start: Start, store: Path, change: dict) -> None:
+    # "pair" is looked at before "wine": what goes wrong with one must not end the look at the store.
+    path = store / "pair" / "1" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    service = start(store, store_poll_seconds=SLOW)
+    assert loaded(service, "pair") == []
+    assert loaded(service) == [2, 1]
+    assert ModelKey("pair", 1) not in service.service.engine._scorers
 
 
 def test_a_version_is_unloaded_after_the_last_request_that_uses_it(start: Start, store: Path) -> None:

@@ -199,6 +199,14 @@ def test_publish_refuses_what_is_damaged_or_answers_otherwise(tmp_path, store):
     assert ModelStore(tmp_path / "b").names() == []
 
 
+def test_columns_too_large_for_float32_samples_are_named(tmp_path):
+    rows = np.random.default_rng(0).normal((0, 1e9), 1, (60, 2))
+    path = write_csv(tmp_path / "t.csv", ["near", "far"], rows.tolist())
+    answer = run("train", path, "--model", "off", "--store", tmp_path, "--layers", 1, "--max-epochs", 1)
+    assert answer.exit_code == 0, answer.output
+    assert "Note: far: values are so large beside their spread" in answer.stderr
+
+
 def test_options_can_be_variables(tmp_path, store):
     assert "cells" in run("models", FLOWMODEL_STORE=str(store)).stdout
     drawn = run("sample", "cells", FLOWMODEL_STORE=str(store), FLOWMODEL_COUNT="4", FLOWMODEL_SEED="3")
@@ -240,6 +248,7 @@ def test_bad_training_data_ends_with_one_line_and_publishes_nothing(tmp_path, na
     [
         (("train", "absent.csv", "--model", "m"), 1, "absent.csv: there is no such file"),
         (("train", "absent.csv", "--model", "No Name"), 1, "model name 'No Name' given"),
+        (("train", "absent.csv", "--model", "m", "--seed", str(2**64)), 2, "is not in the range 0<=x<="),
         (("train", "absent.csv"), 2, "Missing option '--model'"),
         (("train", "absent.csv", "--model", "m", "--hidden", "8,x"), 2, "'8,x' given; expected whole numbers above 0"),
         (("train", "absent.csv", "--model", "m", "--columns", "a,,b"), 2, "'a,,b' holds an empty name"),
