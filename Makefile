@@ -5,14 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 ENGINE ?= torchserve
 STORE ?= model_store
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALL := $(BIN)/python $(PIP)
+BENCH := .venv-bench/bin/python
+# Other implementations, which tests compare with and benchmarks run beside. Some bring old pins of their own, so none of
+# them brings its dependencies.
+PEERS := --no-deps flowtorch zuko nflows umnn
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test lint bench clean
+.PHONY: help serve train-export test lint bench bench-quality clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +33,7 @@ $(VENV)/.serve: pyproject.toml constraints.txt $(VENV)/.torch
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 	$(INSTALL) -e '.[dev]'
+	$(INSTALL) $(PEERS)
 	@touch $@ $(VENV)/.serve
 
 serve: $(VENV)/.serve ## serve model_store over gRPC and HTTP (ENGINE=inprocess: without TorchServe)
@@ -45,16 +51,19 @@ lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The peers bring old pins of their own, so they live apart and without their dependencies.
+# An environment of its own: JAX and the peers are nobody else's business.
 .venv-bench/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train]'
-	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --no-deps flowtorch==0.8 zuko==1.6.0 nflows==0.14 umnn==1.71
+	$(BENCH) $(PIP) torch
+	$(BENCH) $(PIP) -e '.[train]' flowjax scikit-learn
+	$(BENCH) $(PIP) $(PEERS)
 	@touch $@
 
 bench: .venv-bench/.done ## run the benchmarks beside their peers and write benchmarks/results/
-	@for program in benchmarks/bench_*.py; do .venv-bench/bin/python $$program || exit 1; done
+	@for program in benchmarks/bench_*.py; do $(BENCH) $$program || exit 1; done
+
+bench-quality: .venv-bench/.done ## held-out likelihood beside zuko, nflows and FlowJAX on every table (about half an hour)
+	@$(BENCH) benchmarks/bench_quality.py --full
 
 clean: ## remove the virtual environment and the caches; published models stay
 	rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache *.egg-info
