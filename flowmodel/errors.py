@@ -11,6 +11,14 @@ class PlanError(FlowModelError, ValueError):
     """A plan was given a value it cannot work with, or could not be read from JSON."""
 
 
+class AbstractPlanError(PlanError, TypeError):
+    """A family of bijectors, such as ``Elementwise``, was called in place of one of its members."""
+
+
+class DomainError(FlowModelError, ValueError):
+    """What one part gives may lie where the next is not defined; the text names both ranges."""
+
+
 class ShapeMismatchError(FlowModelError, ValueError):
     """Two parts, or a part and a tensor, do not fit together; the text names both shapes."""
 

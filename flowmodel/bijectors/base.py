@@ -6,18 +6,43 @@ that was taken; single values derive from it. Nothing is cached.
 
 import abc
 import dataclasses
+import inspect
 import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
-from flowmodel.errors import ShapeMismatchError
+from flowmodel.bijectors.domain import over_event
+from flowmodel.errors import AbstractPlanError, PlanError, ShapeMismatchError
 from flowmodel.plans import Plan
 
 
 @dataclasses.dataclass(frozen=True)
 class BijectorPlan(Plan, abc.ABC):
-    """Plan of a bijector; agnostic of shape until :meth:`build`."""
+    """Plan of a bijector; agnostic of shape until :meth:`build`.
+
+    Attributes:
+        domain: what the noise may be, as one of torch's constraints; of the class, and where it depends on the values
+            of a plan (``Compose``, ``Invert``) of that plan.
+        codomain: what the data may be.
+
+    Raises:
+        AbstractPlanError: the class is a family of bijectors and not one of them.
+    """
+
+    domain: ClassVar[Constraint] = constraints.real
+    codomain: ClassVar[Constraint] = constraints.real
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A plan; with ``shape=`` among the arguments the bijector built from it, as FlowTorch has it."""
+        refuse_family(cls)
+        if "shape" in kwargs:
+            shape, context_shape = kwargs.pop("shape"), kwargs.pop("context_shape", None)
+            return cls(*args, **kwargs)(shape=shape, context_shape=context_shape)
+        return super().__new__(cls)
 
     @abc.abstractmethod
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "Bijector":
@@ -30,6 +55,14 @@ class BijectorPlan(Plan, abc.ABC):
     def __call__(self, *, shape: torch.Size, context_shape: torch.Size | None = None) -> "Bijector":
         """The same as :meth:`build`, in the words of FlowTorch."""
         return self.build(torch.Size(shape), None if context_shape is None else torch.Size(context_shape))
+
+    def image(self, of: Constraint) -> Constraint:
+        """Where the data lie if the noise lies in ``of``, a part of the domain; at its widest the codomain."""
+        return self.codomain
+
+    def preimage(self, of: Constraint) -> Constraint:
+        """Where the noise lies if the data lie in ``of``, a part of the codomain; at its widest the domain."""
+        return self.domain
 
 
 class Folded(torch.nn.Module, abc.ABC):
@@ -56,6 +89,11 @@ class Bijector(torch.nn.Module, abc.ABC):
         context_shape: shape of one context, or ``None`` where the map depends on none.
     """
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """A new module, its arguments left to ``__init__``."""
+        refuse_family(cls)
+        return super().__new__(cls)
+
     def __init__(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> None:
         super().__init__()
         self.event_shape = torch.Size(event_shape)
@@ -71,13 +109,31 @@ class Bijector(torch.nn.Module, abc.ABC):
         """Number of scalars in a context; 0 where there is none."""
         return 0 if self.context_shape is None else math.prod(self.context_shape)
 
+    @property
+    def domain(self) -> Constraint:
+        """What one event of noise may be: all real events, unless a bijector says otherwise."""
+        return over_event(constraints.real, len(self.event_shape))
+
+    @property
+    def codomain(self) -> Constraint:
+        """What one event of data may be: all real events, unless a bijector says otherwise."""
+        return over_event(constraints.real, len(self.event_shape))
+
+    @property
+    def constant_log_det(self) -> bool:
+        """Whether the log-determinant is the same for every x; closed forms of entropy and divergence rest on it."""
+        return False
+
     @abc.abstractmethod
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise ``x[B, D]`` to data ``[B, D]`` and the log-determinant ``[B]`` of that map."""
 
     @abc.abstractmethod
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Data ``y[B, D]`` to noise ``[B, D]`` and the log-determinant ``[B]`` of that map."""
+        """Data ``y[B, D]`` to noise ``[B, D]`` and the log-determinant ``[B]`` of that map.
+
+        A row outside the codomain gives finite noise and the log-determinant -inf, a row with NaN gives NaN.
+        """
 
     @abc.abstractmethod
     def fold(self) -> Folded:
@@ -87,6 +143,14 @@ class Bijector(torch.nn.Module, abc.ABC):
         """Let data-dependent parts learn from ``y[B, D]``; returns the data as the part before this one sees them."""
         own = next(self.parameters(), y)
         return self.pull(y.to(own.dtype), context)[0]
+
+    def integers(self) -> Tensor:
+        """Which of the D columns of the data hold whole numbers, ``[D]`` booleans; none, unless a bijector says so."""
+        return torch.zeros(self.event_size, dtype=torch.bool)
+
+    def jitter(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Training rows ``y[B, D]`` with each whole number spread over its cell; the rows as they are where none is."""
+        return y
 
     def forward_and_log_det(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Noise to data, and log abs det of the Jacobian dy/dx.
@@ -148,6 +212,49 @@ class Bijector(torch.nn.Module, abc.ABC):
         value = value.expand(batch_shape + self.event_shape)
         context = context.expand(batch_shape + self.context_shape)
         return value.reshape(-1, self.event_size), context.reshape(-1, self.context_size), batch_shape
+
+
+def as_plan(owner: str, given: Any) -> BijectorPlan:
+    """``given`` as the plan of a bijector; a class of plans without required arguments is called.
+
+    Raises:
+        PlanError: it is something else; the text says what was probably meant.
+    """
+    if isinstance(given, BijectorPlan):
+        return given
+    if isinstance(given, type) and issubclass(given, BijectorPlan):
+        required = [
+            field.name
+            for field in dataclasses.fields(given)
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        ]
+        if required and not inspect.isabstract(given):
+            raise PlanError(
+                f"{owner}: the class {given.__name__} given, which needs {', '.join(required)}; expected a plan made "
+                f"of it, {given.__name__}({', '.join(f'{name}=...' for name in required)})"
+            )
+        plan: BijectorPlan = given()
+        return plan
+    if isinstance(given, Bijector):
+        raise PlanError(
+            f"{owner}: {type(given).__name__}, a bijector already built for events of shape "
+            f"{tuple(given.event_shape)}, given; expected its plan. Give the plan here and, to go on with the built "
+            "weights, load them: flow.bijector.load_state_dict(bijector.state_dict())"
+        )
+    raise PlanError(f"{owner}: {given!r} given; expected the plan of a bijector, such as bij.AffineAutoregressive()")
+
+
+def refuse_family(cls: type) -> None:
+    """Raise an :class:`AbstractPlanError` if ``cls`` is a family of bijectors and not one of them."""
+    if not inspect.isabstract(cls):
+        return
+    members = sorted(known.__name__ for known in Plan._known.values() if issubclass(known, cls) and not _hidden(known))
+    advice = f"use one of {', '.join(members)}" if members else "use a plan such as AffineAutoregressive()"
+    raise AbstractPlanError(f"{cls.__name__} names a family of bijectors and cannot be made itself; {advice}")
+
+
+def _hidden(cls: type) -> bool:
+    return inspect.isabstract(cls) or cls.__name__.startswith("_")
 
 
 def leading_shape(owner: str, what: str, value: Tensor, trailing: torch.Size) -> torch.Size:

@@ -6,17 +6,23 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
-from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded
-from flowmodel.errors import FlowModelError, PlanError, ShapeMismatchError
+from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded, as_plan
+from flowmodel.bijectors.domain import fits, in_words, interval_of, over_event
+from flowmodel.errors import DomainError, PlanError, ShapeMismatchError
 
 
 @dataclasses.dataclass(frozen=True)
 class Compose(BijectorPlan):
     """Plan of several bijectors: noise enters the first, data leave the last.
 
+    Args:
+        bijectors: the plans; of a class without arguments the class will do.
+
     Raises:
         PlanError: the sequence is empty or holds something else than plans of bijectors.
+        DomainError: what one part gives may lie where the next is not defined.
 
     Example:
         >>> import torch, flowmodel.bijectors as bij
@@ -28,17 +34,43 @@ class Compose(BijectorPlan):
     bijectors: Sequence[BijectorPlan]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bijectors", tuple(self.bijectors))
+        if isinstance(self.bijectors, BijectorPlan):
+            raise PlanError(
+                f"Compose: the single plan {self.bijectors!r} given; expected a sequence, such as "
+                f"bij.Compose([{self.bijectors!r}])"
+            )
+        parts = tuple(as_plan(f"Compose: bijectors[{place}]", part) for place, part in enumerate(self.bijectors))
+        object.__setattr__(self, "bijectors", parts)
         if not self.bijectors:
             raise PlanError(
                 "Compose: no bijectors given; expected at least one plan, such as bij.AffineAutoregressive()"
             )
-        for place, part in enumerate(self.bijectors):
-            if not isinstance(part, BijectorPlan):
-                raise PlanError(
-                    f"Compose: bijectors[{place}] is {part!r}; expected the plan of a bijector, such as "
-                    "bij.AffineAutoregressive()"
+        event_dims = max(plan.domain.event_dim for plan in parts)
+        object.__setattr__(self, "domain", over_event(parts[0].domain, event_dims))
+        object.__setattr__(self, "codomain", over_event(self.image(self.domain), event_dims))
+
+    def image(self, of: Constraint) -> Constraint:
+        """Where the data lie if the noise lies in ``of``.
+
+        Raises:
+            DomainError: what one part gives may lie where the next is not defined.
+        """
+        for place, plan in enumerate(self.bijectors):
+            if place and not fits(of, plan.domain):
+                raise DomainError(
+                    f"Compose: bijectors[{place - 1}] ({type(self.bijectors[place - 1]).__name__}) gives "
+                    f"{in_words(of)}, and bijectors[{place}] ({type(plan).__name__}) only takes "
+                    f"{in_words(plan.domain)}; put a bijector between them that maps the one to the other (Exp, Softplus: all real numbers to "
+                    "positive ones; Sigmoid: to those between 0 and 1; Invert turns each round), or change the order"
                 )
+            of = plan.image(of)
+        return of
+
+    def preimage(self, of: Constraint) -> Constraint:
+        """Where the noise lies if the data lie in ``of``."""
+        for plan in reversed(self.bijectors):
+            of = plan.preimage(of)
+        return of
 
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "ComposeBijector":
         """The concrete chain.
@@ -50,22 +82,40 @@ class Compose(BijectorPlan):
         for place, plan in enumerate(self.bijectors):
             try:
                 parts.append(plan.build(event_shape, context_shape))
-            except FlowModelError as error:
+            except ShapeMismatchError as error:
                 raise ShapeMismatchError(f"Compose: bijectors[{place}]: {error}") from error
-        return ComposeBijector(parts)
+        return ComposeBijector(parts, self.codomain)
 
 
 class ComposeBijector(Bijector):
     """The chain built from :class:`Compose`."""
 
-    def __init__(self, parts: list[Bijector]) -> None:
+    def __init__(self, parts: list[Bijector], codomain: Constraint) -> None:
         super().__init__(parts[0].event_shape, parts[0].context_shape)
         self.parts = torch.nn.ModuleList(parts)
+        self._codomain = codomain
 
     @property
     def chain(self) -> list[Bijector]:
         """The parts, first the one that the noise enters."""
         return cast(list[Bijector], list(self.parts))
+
+    @property
+    def domain(self) -> Constraint:
+        """That of the first part."""
+        return self.chain[0].domain
+
+    @property
+    def codomain(self) -> Constraint:
+        """What comes through the chain from all of the first part's domain."""
+        if interval_of(self._codomain) is None:
+            return self.chain[-1].codomain
+        return over_event(self._codomain, len(self.event_shape))
+
+    @property
+    def constant_log_det(self) -> bool:
+        """Whether it is so for every part."""
+        return all(part.constant_log_det for part in self.chain)
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, first part first."""
@@ -88,6 +138,14 @@ class ComposeBijector(Bijector):
         for part in reversed(self.chain):
             y = part.standardize_(y, context)
         return y
+
+    def integers(self) -> Tensor:
+        """As the last part, next to the data, says."""
+        return self.chain[-1].integers()
+
+    def jitter(self, y: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """As the last part, next to the data, does."""
+        return self.chain[-1].jitter(y, generator)
 
     def fold(self) -> Folded:
         """The folded parts in a row."""

@@ -4,9 +4,9 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
-from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded
-from flowmodel.errors import PlanError
+from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded, as_plan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,7 +14,10 @@ class Invert(BijectorPlan):
     """Plan of the inverse of ``bijector``: its forward is the other's inverse, log-determinants with it.
 
     ``Invert(AffineAutoregressive())`` is masked autoregressive flow: the density, and so each training step, is one
-    dense pass, and sampling goes one degree at a time.
+    dense pass, and sampling goes one degree at a time. Domain and codomain change over too.
+
+    Args:
+        bijector: the plan; of a class without arguments the class will do.
 
     Raises:
         PlanError: ``bijector`` is not the plan of a bijector.
@@ -29,10 +32,18 @@ class Invert(BijectorPlan):
     bijector: BijectorPlan
 
     def __post_init__(self) -> None:
-        if not isinstance(self.bijector, BijectorPlan):
-            raise PlanError(
-                f"Invert: {self.bijector!r} given; expected the plan of a bijector, such as bij.AffineAutoregressive()"
-            )
+        inner = as_plan("Invert", self.bijector)
+        object.__setattr__(self, "bijector", inner)
+        object.__setattr__(self, "domain", inner.codomain)
+        object.__setattr__(self, "codomain", inner.domain)
+
+    def image(self, of: Constraint) -> Constraint:
+        """The inner preimage."""
+        return self.bijector.preimage(of)
+
+    def preimage(self, of: Constraint) -> Constraint:
+        """The inner image."""
+        return self.bijector.image(of)
 
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "InvertBijector":
         """The concrete inverse."""
@@ -45,6 +56,21 @@ class InvertBijector(Bijector):
     def __init__(self, inner: Bijector) -> None:
         super().__init__(inner.event_shape, inner.context_shape)
         self.inner = inner
+
+    @property
+    def domain(self) -> Constraint:
+        """The inner codomain."""
+        return self.inner.codomain
+
+    @property
+    def codomain(self) -> Constraint:
+        """The inner domain."""
+        return self.inner.domain
+
+    @property
+    def constant_log_det(self) -> bool:
+        """As of the inner map."""
+        return self.inner.constant_log_det
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, by the inner inverse."""

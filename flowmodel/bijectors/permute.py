@@ -4,14 +4,17 @@ import dataclasses
 
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
-from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded
+from flowmodel.bijectors.base import Folded
+from flowmodel.bijectors.domain import interval_of
+from flowmodel.bijectors.volume_preserving import VolumePreserving, VolumePreservingBijector
 from flowmodel.errors import ShapeMismatchError
 from flowmodel.parameters.dense_autoregressive import check_permutation
 
 
 @dataclasses.dataclass(frozen=True)
-class Permute(BijectorPlan):
+class Permute(VolumePreserving):
     """Plan of a permutation of the (flattened) event: ``y[i] = x[permutation[i]]``.
 
     Args:
@@ -34,6 +37,14 @@ class Permute(BijectorPlan):
             object.__setattr__(self, "permutation", tuple(self.permutation))
             check_permutation("Permute", self.permutation)
 
+    def image(self, of: Constraint) -> Constraint:
+        """The same, where it is the same for every dimension."""
+        return self.codomain if interval_of(of) is None else of
+
+    def preimage(self, of: Constraint) -> Constraint:
+        """The same, where it is the same for every dimension."""
+        return self.image(of)
+
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "PermuteBijector":
         """The concrete permutation.
 
@@ -52,7 +63,7 @@ class Permute(BijectorPlan):
         return PermuteBijector(event_shape, context_shape, torch.tensor(self.permutation))
 
 
-class PermuteBijector(Bijector):
+class PermuteBijector(VolumePreservingBijector):
     """The permutation built from :class:`Permute`; its log-determinant is 0."""
 
     permutation: Tensor

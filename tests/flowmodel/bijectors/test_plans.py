@@ -48,7 +48,7 @@ def test_one_plan_builds_many_modules_with_their_own_parameters(name):
         (lambda: bij.AffineAutoregressive(scale_fn="cosh"), "scale_fn='cosh' given; expected one of bounded, exp"),
         (lambda: bij.Affine(params.DenseAutoregressive()), r"expected params.Tensor\(\)"),
         (lambda: bij.Compose([]), "no bijectors given"),
-        (lambda: bij.Compose([bij.Permute(), 3]), r"bijectors\[1\] is 3; expected the plan of a bijector"),
+        (lambda: bij.Compose([bij.Permute(), 3]), r"bijectors\[1\]: 3 given; expected the plan of a bijector"),
         (lambda: bij.Invert(torch.nn.Linear(2, 2)), "Invert: .* given; expected the plan of a bijector"),
         (lambda: plan_from_json({"plan": "Telepathy"}), "unknown plan 'Telepathy': expected one of .*Compose"),
         (lambda: plan_from_json({"plan": "Permute", "order": 1}), r"Permute has no field \['order'\]"),
