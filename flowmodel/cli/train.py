@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from flowmodel.artefact.manifest import Manifest
@@ -18,17 +14,13 @@ from flowmodel.artefact.publish import publish
 from flowmodel.artefact.store import check_name
 from flowmodel.cli.options import Names, Widths, option, store_option
 from flowmodel.cli.progress import training_progress
-from flowmodel.data import Split, Table, check_enough_rows, check_varied, read_table, split_rows
+from flowmodel.cli.training_data import TableData, read_training_data
+from flowmodel.cli.training_report import write_training_report
 from flowmodel.distributions import Flow
-from flowmodel.errors import DataError
-from flowmodel.report import write_report
 from flowmodel.training import FitResult, fit
 from flowmodel.training.history import bits_per_dimension
 from flowmodel.training.recipe import default_flow
 
-Matrix = npt.NDArray[np.float64]
-
-_MOST_REPORT_ROWS = 4000
 _ONE_THREAD_COLUMNS = 64
 
 
@@ -83,45 +75,36 @@ def train(
     for name, fraction in (("--validation", validation), ("--test", test)):
         if not 0 < fraction < 1:
             raise click.BadParameter(f"{fraction} is not between 0 and 1.", param_hint=name)
-    features, contexts = read_features(data, columns, context_columns)
-    check_enough_rows(len(features), len(features.columns), features.source)
-    for part in (features, contexts):
-        if part is not None:
-            check_varied(part.rows, part.columns, part.source)
-    split = split_rows(len(features), validation=validation, test=test, seed=seed)
-    check_enough_rows(len(split.train), len(features.columns), f"{data}, training part")
-    if len(features.columns) == 1 and contexts is None:
+    rows = read_training_data(data, columns, context_columns, validation=validation, test=test, seed=seed)
+    if len(rows.columns) == 1 and not context_columns:
         click.echo("Note: with a single column and no context this flow can only be a Gaussian.", err=True)
-    if threads is not None or len(features.columns) <= _ONE_THREAD_COLUMNS:
+    if threads is not None or len(rows.columns) <= _ONE_THREAD_COLUMNS:
         # Small matrix products lose more by waiting for another thread than they gain by its work.
         torch.set_num_threads(threads or 1)
-    flow = default_flow(len(features.columns), len(context_columns), layers=layers, hidden=hidden, seed=seed)
-    rows = Parts(features, contexts, split)
+    flow = default_flow(len(rows.columns), len(context_columns), layers=layers, hidden=hidden, seed=seed)
     with training_progress(settings["max_epochs"]) as progress:
-        result = fit(
-            flow,
-            rows.values(split.train),
-            context=rows.contexts(split.train),
-            validation=rows.values(split.validation),
-            validation_context=rows.contexts(split.validation),
-            seed=seed,
-            progress=progress,
-            **settings,
+        result = fit(flow, **rows.fit_arguments(), seed=seed, progress=progress, **settings)
+    coarse = rows.coarse_columns()
+    if coarse:
+        click.echo(
+            f"Note: {', '.join(coarse)}: values are so large beside their spread that float32 samples come in visible "
+            "steps; take an offset off before training if samples matter. Log-densities are not affected.",
+            err=True,
         )
-    _warn_of_coarse_samples(features)
     training = _training(flow, rows, result, seed)
 
     def report(folder: Path, manifest: Manifest) -> None:
-        _write_report(folder, manifest, result, flow, rows)
+        write_training_report(folder, manifest, result, flow, rows)
 
+    test_part = rows.part("test")
     published = publish(
         flow,
         store,
         model,
-        feature_names=features.columns,
+        feature_names=rows.columns,
         context_names=context_columns,
-        rows=rows.values(split.test),
-        context=rows.contexts(split.test),
+        rows=test_part.rows,
+        context=test_part.context,
         training=training,
         report=report,
     )
@@ -132,101 +115,14 @@ def train(
     )
 
 
-def _warn_of_coarse_samples(features: Table) -> None:
-    """Say which columns float32 cannot resolve: they are scored exactly, in float64, but samples come in float32."""
-    step = np.abs(features.rows).max(0) * np.finfo(np.float32).eps
-    coarse = [name for name, wide in zip(features.columns, step > 0.01 * features.rows.std(0), strict=True) if wide]
-    if coarse:
-        click.echo(
-            f"Note: {', '.join(coarse)}: values are so large beside their spread that float32 samples come in visible "
-            "steps; take an offset off before training if samples matter. Log-densities are not affected.",
-            err=True,
-        )
-
-
-class Parts(NamedTuple):
-    """A table's features and contexts, split."""
-
-    features: Table
-    context: Table | None
-    split: Split
-
-    def values(self, indices: npt.NDArray[np.int64]) -> Matrix:
-        """Features of some rows."""
-        return self.features.rows[indices]
-
-    def contexts(self, indices: npt.NDArray[np.int64]) -> Matrix | None:
-        """Contexts of some rows, if there are any."""
-        return None if self.context is None else self.context.rows[indices]
-
-
-def read_features(path: Path, columns: Sequence[str] | None, contexts: Sequence[str]) -> tuple[Table, Table | None]:
-    """The feature and context columns of a file.
-
-    Raises:
-        DataError: As ``read_table``, or a column is to be both feature and context.
-    """
-    both = [name for name in contexts if columns is not None and name in columns]
-    if both:
-        raise DataError(f"{path}: column {both[0]!r} is asked for as feature and as context; choose one")
-    table = read_table(path, None if columns is None else [*columns, *contexts])
-    chosen = columns if columns is not None else [name for name in table.columns if name not in contexts]
-    return table.select(chosen), table.select(contexts) if contexts else None
-
-
-def _training(flow: Flow, rows: Parts, result: FitResult, seed: int) -> dict[str, Any]:
-    summary = result.summary()
-    test = -float(np.mean(_log_prob(flow, rows, rows.split.test)))
-    if not math.isfinite(test):
-        raise DataError(
-            f"{rows.features.source}: a test row has no finite log-density under the trained flow; look for rows far "
-            "from all others, or give more of them"
-        )
-    dimensions = len(rows.features.columns)
+def _training(flow: Flow, rows: TableData, result: FitResult, seed: int) -> dict[str, Any]:
+    summary, test = result.summary(), rows.test_nll(flow)
     return {
-        "source": Path(rows.features.source).name,
-        "fingerprint": _fingerprint(rows),
+        "source": Path(rows.source).name,
+        "fingerprint": rows.fingerprint(),
         **summary,
-        "rows": {**summary["rows"], "test": len(rows.split.test)},
+        "rows": {**summary["rows"], "test": rows.counts["test"]},
         "split_seed": seed,
         "test_nll": test,
-        "test_bits_per_dimension": bits_per_dimension(test, dimensions),
+        "test_bits_per_dimension": bits_per_dimension(test, len(rows.columns)),
     }
-
-
-def _fingerprint(rows: Parts) -> str:
-    if rows.context is None:
-        return rows.features.fingerprint()
-    both = np.concatenate([rows.features.rows, rows.context.rows], axis=1)
-    return Table(rows.features.columns + rows.context.columns, both, rows.features.source).fingerprint()
-
-
-def _write_report(folder: Path, manifest: Manifest, result: FitResult, flow: Flow, rows: Parts) -> None:
-    shown = rows.split.test if len(rows.split.test) >= 500 else np.concatenate(rows.split)
-    shown, train = shown[:_MOST_REPORT_ROWS], rows.split.train[:_MOST_REPORT_ROWS]
-    context = rows.contexts(shown)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        if context is None:
-            samples = flow.sample((len(shown),))
-        else:
-            samples = flow.sample((len(shown),), torch.from_numpy(context))
-    write_report(
-        folder,
-        manifest,
-        result,
-        data=rows.values(shown),
-        samples=samples.numpy().astype(np.float64),
-        log_prob={"training rows": _log_prob(flow, rows, train), "test rows": _log_prob(flow, rows, rows.split.test)},
-    )
-
-
-@torch.no_grad()
-def _log_prob(flow: Flow, rows: Parts, indices: npt.NDArray[np.int64]) -> Matrix:
-    pieces = []
-    for start in range(0, len(indices), 8192):
-        part = indices[start : start + 8192]
-        context = rows.contexts(part)
-        given = None if context is None else torch.from_numpy(context)
-        pieces.append(flow.log_prob(torch.from_numpy(rows.values(part)), given).numpy().astype(np.float64))
-    return np.concatenate(pieces)
