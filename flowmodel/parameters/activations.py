@@ -9,8 +9,41 @@ from __future__ import annotations
 
 import torch
 
+from flowmodel.errors import PlanError
+
 ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus")
 """Names accepted by ``DenseAutoregressive(nonlinearity=...)``."""
+
+
+_NAME_OF_CLASS = {
+    torch.nn.ReLU: "relu",
+    torch.nn.Tanh: "tanh",
+    torch.nn.ELU: "elu",
+    torch.nn.LeakyReLU: "leaky_relu",
+    torch.nn.Sigmoid: "sigmoid",
+    torch.nn.Softplus: "softplus",
+}
+
+
+def activation_name(owner: str, nonlinearity: str | type[torch.nn.Module]) -> str:
+    """The name of an activation given by its name, or by its class in ``torch.nn`` as FlowTorch wants it.
+
+    Raises:
+        PlanError: it is none of those offered.
+
+    Example:
+        >>> activation_name("DenseAutoregressive", torch.nn.LeakyReLU)
+        'leaky_relu'
+    """
+    if isinstance(nonlinearity, str) and nonlinearity in ACTIVATIONS:
+        return nonlinearity
+    if isinstance(nonlinearity, type) and nonlinearity in _NAME_OF_CLASS:
+        return _NAME_OF_CLASS[nonlinearity]
+    classes = ", ".join(f"torch.nn.{known.__name__}" for known in _NAME_OF_CLASS)
+    raise PlanError(
+        f"{owner}: nonlinearity={nonlinearity!r} given; expected one of {', '.join(ACTIVATIONS)}, or of the classes "
+        f"{classes}"
+    )
 
 
 def activate(z: torch.Tensor, name: str) -> torch.Tensor:

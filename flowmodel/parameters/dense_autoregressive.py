@@ -12,15 +12,18 @@ Hidden units are kept sorted by degree. That makes "all units of degree at most 
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 
 from flowmodel.errors import PlanError, ShapeMismatchError
-from flowmodel.parameters.activations import ACTIVATIONS, activate
+from flowmodel.parameters.activations import activation_name
 from flowmodel.parameters.base import Parameters
+from flowmodel.parameters.network import dense_pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +32,11 @@ class DenseAutoregressive(Parameters):
 
     Args:
         hidden_dims: width of each hidden layer; ``None`` takes two layers of :func:`default_width` units.
-        nonlinearity: one of :data:`~flowmodel.parameters.activations.ACTIVATIONS`.
+        nonlinearity: one of :data:`~flowmodel.parameters.activations.ACTIVATIONS`, or a class of torch such as
+            ``torch.nn.ReLU``, which is noted by its name.
         permutation: ``permutation[k]`` is the dimension that comes at place ``k`` of the autoregression; ``None``
             keeps the order of the columns.
+        skip_connections: let the outputs also read the inputs directly, by a linear map.
 
     Raises:
         PlanError: a width is not a positive whole number, the activation is unknown, or the permutation is none.
@@ -39,29 +44,25 @@ class DenseAutoregressive(Parameters):
     Example:
         >>> import flowmodel.parameters as params
         >>> params.DenseAutoregressive(hidden_dims=(64, 64))
-        DenseAutoregressive(hidden_dims=(64, 64), nonlinearity='relu', permutation=None)
+        DenseAutoregressive(hidden_dims=(64, 64), nonlinearity='relu', permutation=None, skip_connections=False)
     """
 
     hidden_dims: tuple[int, ...] | None = None
-    nonlinearity: str = "relu"
+    nonlinearity: str | type[torch.nn.Module] = "relu"
     permutation: tuple[int, ...] | None = None
+    skip_connections: bool = False
 
     def __post_init__(self) -> None:
-        if self.hidden_dims is not None:
-            object.__setattr__(self, "hidden_dims", tuple(self.hidden_dims))
-            if not self.hidden_dims or not all(isinstance(h, int) and h > 0 for h in self.hidden_dims):
-                raise PlanError(
-                    f"DenseAutoregressive: hidden_dims={self.hidden_dims} given; expected one or more whole numbers "
-                    "above 0, such as (64, 64)"
-                )
-        if self.nonlinearity not in ACTIVATIONS:
-            raise PlanError(
-                f"DenseAutoregressive: nonlinearity={self.nonlinearity!r} given; expected one of "
-                f"{', '.join(ACTIVATIONS)}"
-            )
+        object.__setattr__(self, "hidden_dims", check_hidden_dims("DenseAutoregressive", self.hidden_dims))
+        object.__setattr__(self, "nonlinearity", activation_name("DenseAutoregressive", self.nonlinearity))
         if self.permutation is not None:
-            object.__setattr__(self, "permutation", tuple(self.permutation))
+            # FlowTorch's programs give a torch.LongTensor.
+            object.__setattr__(self, "permutation", tuple(int(place) for place in self.permutation))
             check_permutation("DenseAutoregressive", self.permutation)
+        if not isinstance(self.skip_connections, bool):
+            raise PlanError(
+                f"DenseAutoregressive: skip_connections={self.skip_connections!r} given; expected True or False"
+            )
 
     def build(self, event_size: int, context_size: int, params_per_dim: int) -> MADE:
         """The network for ``event_size`` dimensions.
@@ -86,7 +87,8 @@ class DenseAutoregressive(Parameters):
             )
         order = self.permutation or tuple(range(event_size))
         degrees = [hidden_degrees(hidden, event_size) for hidden in hidden_dims]
-        return MADE(order, degrees, context_size, params_per_dim, self.nonlinearity)
+        name = activation_name("DenseAutoregressive", self.nonlinearity)
+        return MADE(order, degrees, context_size, params_per_dim, name, self.skip_connections)
 
 
 def default_width(event_size: int) -> int:
@@ -110,6 +112,22 @@ def hidden_degrees(units: int, event_size: int) -> list[int]:
     return [unit * event_size // units for unit in range(units)]
 
 
+def check_hidden_dims(owner: str, hidden_dims: Sequence[int] | None) -> tuple[int, ...] | None:
+    """The widths as a tuple.
+
+    Raises:
+        PlanError: there is none, or one is not a whole number above 0.
+    """
+    if hidden_dims is None:
+        return None
+    widths = tuple(hidden_dims)
+    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise PlanError(
+            f"{owner}: hidden_dims={widths} given; expected one or more whole numbers above 0, such as (64, 64)"
+        )
+    return widths
+
+
 def check_permutation(owner: str, permutation: tuple[int, ...]) -> None:
     """Raise a :class:`PlanError` unless ``permutation`` holds each of 0 to n - 1 once."""
     if sorted(permutation) != list(range(len(permutation))):
@@ -124,9 +142,18 @@ class MADE(torch.nn.Module):
 
     Weights are held for inputs in the order of the autoregression; ``order`` brings columns into it. The rows of the
     output weight are grouped by dimension: row ``i * P + p`` is parameter ``p`` of the dimension at place ``i``.
+
+    Args:
+        order: ``order[k]`` is the dimension at place ``k`` of the autoregression.
+        degrees: the sorted degrees of the units of each hidden layer.
+        context_size: number of context values, 0 for none.
+        params_per_dim: P.
+        nonlinearity: name of the activation.
+        skip_connections: whether the outputs also read the inputs directly.
     """
 
     order: torch.Tensor
+    skip_mask: torch.Tensor
 
     def __init__(
         self,
@@ -135,6 +162,7 @@ class MADE(torch.nn.Module):
         context_size: int,
         params_per_dim: int,
         nonlinearity: str,
+        skip_connections: bool = False,
     ) -> None:
         super().__init__()
         event_size = len(order)
@@ -144,12 +172,12 @@ class MADE(torch.nn.Module):
         self.nonlinearity = nonlinearity
         self.natural_order = list(order) == list(range(event_size))
         # offsets[l][t]: how many units of hidden layer l have a degree of at most t.
-        self.offsets = [[sum(d <= t for d in layer) for t in range(event_size)] for layer in degrees]
+        self.offsets = [[bisect.bisect_right(layer, t) for t in range(event_size)] for layer in degrees]
         self.register_buffer("order", torch.tensor(order))
 
-        ladder = [list(range(1, event_size + 1)), *degrees]
-        masks = [_mask(above, below, strict=False) for below, above in itertools.pairwise(ladder)]
-        outputs = [place for place in range(1, event_size + 1) for _ in range(params_per_dim)]
+        inputs = list(range(1, event_size + 1))
+        masks = [_mask(above, below, strict=False) for below, above in itertools.pairwise([inputs, *degrees])]
+        outputs = [place for place in inputs for _ in range(params_per_dim)]
         masks.append(_mask(outputs, degrees[-1], strict=True))
         for layer, mask in enumerate(masks):
             self.register_buffer(f"mask_{layer}", mask, persistent=False)
@@ -160,6 +188,16 @@ class MADE(torch.nn.Module):
         self.context_weight = (
             torch.nn.Parameter(_masked_uniform(torch.ones(len(degrees[0]), context_size))) if context_size else None
         )
+        self.skip_weight: torch.nn.Parameter | None = None
+        if skip_connections:
+            skip_mask = _mask(outputs, inputs, strict=True)
+            self.register_buffer("skip_mask", skip_mask, persistent=False)
+            self.skip_weight = torch.nn.Parameter(torch.zeros_like(skip_mask))
+
+    @property
+    def permutation(self) -> torch.Tensor:
+        """``order``, under FlowTorch's name."""
+        return self.order
 
     def masks(self) -> list[torch.Tensor]:
         """The masks, one for each weight: 1 where a unit may read another, else 0."""
@@ -169,23 +207,46 @@ class MADE(torch.nn.Module):
         """The weights with their masks multiplied in, as the network uses them."""
         return [weight * mask for weight, mask in zip(self.weights, self.masks(), strict=True)]
 
+    def folded_skip(self) -> torch.Tensor | None:
+        """The weight of the skip connections with its mask multiplied in, ``[D P, D]``, or ``None``."""
+        return None if self.skip_weight is None else self.skip_weight * self.skip_mask
+
     def first_bias(self, context: torch.Tensor | None) -> torch.Tensor:
-        """What the first hidden layer adds to its inputs' part: ``[H]``, or ``[B, H]`` with a context."""
-        bias: torch.Tensor = self.biases[0]
+        """What the first hidden layer adds to its inputs' part: ``[H, 1]``, or ``[H, B]`` with a context."""
+        bias: torch.Tensor = self.biases[0][:, None]
         if self.context_weight is None or context is None:
             return bias
-        return torch.nn.functional.linear(context, self.context_weight, bias)
+        return torch.addmm(bias, self.context_weight, context.T)
+
+    def later_biases(self) -> list[torch.Tensor]:
+        """The biases of all layers but the first, each ``[n, 1]``."""
+        return [bias[:, None] for bias in list(self.biases)[1:]]
+
+    def ordered(self, x: torch.Tensor) -> torch.Tensor:
+        """Rows ``x[B, D]`` as ``[D, B]`` in the order of the autoregression."""
+        return x.T if self.natural_order else x.T.index_select(0, self.order)
+
+    def unordered(self, x: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`ordered`."""
+        return x.T if self.natural_order else x.index_select(0, torch.argsort(self.order)).T
+
+    def outputs(self, ordered: torch.Tensor, context: torch.Tensor | None) -> torch.Tensor:
+        """The parameters for ``ordered[D, B]`` in one dense pass: ``[D, P, B]``, in the order of the autoregression."""
+        out = dense_pass(
+            ordered,
+            self.first_bias(context),
+            self.folded_weights(),
+            self.later_biases(),
+            self.folded_skip(),
+            self.nonlinearity,
+        )
+        return out.view(self.event_size, self.params_per_dim, -1)
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
         """The parameters of all dimensions in one dense pass: ``[B, D, P]``, in the order of the columns."""
-        weights = self.folded_weights()
-        hidden = x if self.natural_order else x.index_select(1, self.order)
-        hidden = activate(torch.nn.functional.linear(hidden, weights[0]) + self.first_bias(context), self.nonlinearity)
-        for weight, bias in zip(weights[1:-1], self.biases[1:-1], strict=True):
-            hidden = activate(torch.nn.functional.linear(hidden, weight, bias), self.nonlinearity)
-        out = torch.nn.functional.linear(hidden, weights[-1], self.biases[-1])
-        out = out.view(-1, self.event_size, self.params_per_dim)
-        return out if self.natural_order else out.index_select(1, torch.argsort(self.order))
+        out = self.outputs(self.ordered(x), context)
+        out = out if self.natural_order else out.index_select(0, torch.argsort(self.order))
+        return out.permute(2, 0, 1)
 
 
 def _mask(above: list[int], below: list[int], *, strict: bool) -> torch.Tensor:

@@ -9,6 +9,7 @@ import flowmodel.distributions as dist
 import flowmodel.parameters as params
 
 AR = bij.AffineAutoregressive
+SplineAR = bij.SplineAutoregressive
 MADE = params.DenseAutoregressive
 
 PLANS: dict[str, bij.BijectorPlan] = {
@@ -23,6 +24,12 @@ PLANS: dict[str, bij.BijectorPlan] = {
     "autoregressive-leaky": AR(MADE((24, 20), nonlinearity="leaky_relu")),
     "autoregressive-sigmoid": AR(MADE((24, 20), nonlinearity="sigmoid")),
     "autoregressive-softplus-units": AR(MADE((24, 20), nonlinearity="softplus")),
+    "autoregressive-skip": AR(MADE((24, 20), skip_connections=True)),
+    "spline": bij.Spline(),
+    "spline-quadratic": bij.Spline(order="quadratic"),
+    "spline-autoregressive": SplineAR(MADE((24, 20), skip_connections=True), count_bins=5),
+    "spline-autoregressive-quadratic": SplineAR(MADE((24, 20)), count_bins=4, order="quadratic"),
+    "invert-spline-autoregressive": bij.Invert(SplineAR(MADE((24,)), bound=4.0)),
     "invert": bij.Invert(AR(MADE((24, 24)))),
     "invert-invert": bij.Invert(bij.Invert(AR(MADE((24, 24))))),
     "permute": bij.Permute(),

@@ -154,7 +154,7 @@ def test_a_linear_layer_of_constant_scale_is_a_multivariate_normal():
 
 
 @pytest.mark.parametrize("event_shape", EVENT_SHAPES)
-@pytest.mark.parametrize("name", list(PLANS))
+@pytest.mark.parametrize("name", [name for name in PLANS if "-softplus" not in name or name.endswith("units")])
 def test_an_untrained_flow_equals_its_base(name, event_shape):
     flow = dist.Flow(normal(event_shape), PLANS[name])
     y = torch.randn(20, *event_shape, dtype=torch.float64)

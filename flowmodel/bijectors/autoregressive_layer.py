@@ -1,0 +1,202 @@
+r"""The autoregressive layer, :math:`y_i = f(x_i; \theta_i(x_{<i}))`, whatever the transformer f is.
+
+Data from noise take one dense pass, noise from data one degree at a time by :mod:`flowmodel.bijectors.degree_walk`:
+inverse autoregressive flow (Kingma et al. 2016, arXiv:1606.04934). Under :class:`~flowmodel.bijectors.Invert` it is
+masked autoregressive flow (Papamakarios et al. 2017, arXiv:1705.07057), with the two directions changed over.
+"""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from flowmodel.bijectors.base import Bijector, Folded
+from flowmodel.bijectors.degree_walk import DegreeWalk, InvertByDegree
+from flowmodel.bijectors.transformer import Transformer
+from flowmodel.errors import DtypeMismatchError, PlanError, ShapeMismatchError
+from flowmodel.parameters.base import Parameters
+from flowmodel.parameters.dense_autoregressive import MADE, DenseAutoregressive
+from flowmodel.parameters.network import dense_pass
+
+
+def check_autoregressive(owner: str, params_fn: Parameters | None) -> DenseAutoregressive:
+    """The plan of the conditioner, the default one for ``None``.
+
+    Raises:
+        PlanError: ``params_fn`` is the plan of no autoregressive conditioner.
+    """
+    if params_fn is None:
+        return DenseAutoregressive()
+    if not isinstance(params_fn, DenseAutoregressive):
+        raise PlanError(
+            f"{owner}: params_fn={params_fn!r} given; expected a plan such as "
+            "params.DenseAutoregressive(hidden_dims=(64, 64))"
+        )
+    return params_fn
+
+
+def build_autoregressive(
+    owner: str,
+    params_fn: Parameters | None,
+    transformer: Transformer,
+    event_shape: torch.Size,
+    context_shape: torch.Size | None,
+) -> "AutoregressiveBijector":
+    """The concrete layer.
+
+    Raises:
+        ShapeMismatchError: the event is a scalar, or the network too narrow for it.
+    """
+    if not event_shape:
+        raise ShapeMismatchError(
+            f"{owner}: event shape () given; expected at least one dimension. Wrap the base "
+            "distribution in torch.distributions.Independent(base, 1): its last dimension then belongs to the event"
+        )
+    context_size = 0 if context_shape is None else math.prod(context_shape)
+    made = check_autoregressive(owner, params_fn).build(
+        math.prod(event_shape), context_size, transformer.params_per_dim
+    )
+    return AutoregressiveBijector(event_shape, context_shape, made, transformer)
+
+
+class AutoregressiveBijector(Bijector):
+    """The layer that plans such as :class:`~flowmodel.bijectors.AffineAutoregressive` build.
+
+    Args:
+        event_shape: shape of one event.
+        context_shape: shape of one context, or ``None``.
+        made: the network that gives the transformer its parameters.
+        transformer: the function applied to each dimension.
+    """
+
+    def __init__(
+        self, event_shape: torch.Size, context_shape: torch.Size | None, made: MADE, transformer: Transformer
+    ) -> None:
+        super().__init__(event_shape, context_shape)
+        self.made = made
+        self.walk = DegreeWalk(transformer, made.offsets, made.nonlinearity)
+
+    @property
+    def transformer(self) -> Transformer:
+        """The function applied to each dimension."""
+        return self.walk.transformer
+
+    def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Noise to data, in one dense pass."""
+        self._check_dtype(x)
+        ordered = self.made.ordered(x)
+        y, log_slope = self.transformer.push(ordered, self.made.outputs(ordered, context))
+        return self.made.unordered(y), log_slope.sum(0)
+
+    def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data to noise, one degree at a time, differentiable by the implicit gradient."""
+        self._check_dtype(y)
+        made = self.made
+        x, log_det = InvertByDegree.apply(  # type: ignore[no-untyped-call]
+            self.walk,
+            made.ordered(y).contiguous(),
+            made.first_bias(context),
+            made.folded_skip(),
+            *made.folded_weights(),
+            *made.later_biases(),
+        )
+        return made.unordered(x), log_det
+
+    def fold(self) -> Folded:
+        """The layer with its masks multiplied in."""
+        return FoldedAutoregressive(self.made, self.walk)
+
+    def _check_dtype(self, value: Tensor) -> None:
+        own = self.made.biases[0]
+        if value.dtype != own.dtype or value.device != own.device:
+            raise DtypeMismatchError(
+                f"{type(self).__name__}: value of {value.dtype} on {value.device} given, its parameters are "
+                f"{own.dtype} on {own.device}; move the value, or the flow by flow.to(...)"
+            )
+
+
+class FoldedAutoregressive(Folded):
+    """The layer for TorchScript: masked weights as buffers."""
+
+    order: Tensor
+    place: Tensor
+    context_weight: Tensor
+    skip: Tensor
+
+    def __init__(self, made: MADE, walk: DegreeWalk) -> None:
+        super().__init__()
+        self.walk = copy.deepcopy(walk)
+        self.event_size = made.event_size
+        self.params_per_dim = made.params_per_dim
+        self.nonlinearity = made.nonlinearity
+        self.natural_order = made.natural_order
+        self.has_context = made.context_weight is not None
+        self.has_skip = made.skip_weight is not None
+        self.register_buffer("order", made.order.clone())
+        self.register_buffer("place", torch.argsort(made.order))
+        weights = [weight.detach().clone() for weight in made.folded_weights()]
+        empty = weights[0].new_zeros(0)
+        skip = made.folded_skip()
+        self.register_buffer("skip", empty if skip is None else skip.detach().clone())
+        context_weight = made.context_weight
+        self.register_buffer("context_weight", empty if context_weight is None else context_weight.detach().clone())
+        self.layers = torch.nn.ModuleList(
+            FoldedLinear(weight, bias.detach().clone()[:, None])
+            for weight, bias in zip(weights, made.biases, strict=True)
+        )
+
+    @torch.jit.export
+    def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Noise to data, in one dense pass."""
+        weights, biases = self._weights_and_biases()
+        x = x.to(weights[0].dtype).t()
+        ordered = x if self.natural_order else x.index_select(0, self.order)
+        outputs = dense_pass(
+            ordered, self._first_bias(biases[0], context), weights, biases[1:], self._skip(), self.nonlinearity
+        )
+        y, log_slope = self.walk.transformer.push(ordered, outputs.view(self.event_size, self.params_per_dim, -1))
+        return (y if self.natural_order else y.index_select(0, self.place)).t(), log_slope.sum(0)
+
+    @torch.jit.export
+    def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data to noise, one degree at a time."""
+        weights, biases = self._weights_and_biases()
+        y = y.to(weights[0].dtype).t()
+        ordered = (y if self.natural_order else y.index_select(0, self.order)).contiguous()
+        x, log_slope, _, _ = self.walk.invert(
+            ordered, self._first_bias(biases[0], context), weights, biases[1:], self._skip()
+        )
+        return (x if self.natural_order else x.index_select(0, self.place)).t(), log_slope.sum(0)
+
+    def _weights_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for layer in self.layers:
+            weights.append(layer.weight)  # type: ignore[arg-type]
+            biases.append(layer.bias)  # type: ignore[arg-type]
+        return weights, biases
+
+    def _skip(self) -> Tensor | None:
+        skip: Tensor | None = None
+        if self.has_skip:
+            skip = self.skip
+        return skip
+
+    def _first_bias(self, bias: Tensor, context: Tensor | None) -> Tensor:
+        """The bias of the first layer ``[H, 1]``, or ``[H, B]`` with the context's part."""
+        if self.has_context and context is not None:
+            return torch.addmm(bias, self.context_weight, context.to(bias.dtype).t())
+        return bias
+
+
+class FoldedLinear(torch.nn.Module):
+    """A weight ``[n, m]`` and a bias ``[n, 1]``, as buffers."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
