@@ -1,0 +1,1 @@
+"""Parts of the quality benchmark: tables, closed-form densities, models, and the table of results."""

@@ -1,0 +1,94 @@
+"""Runs to medians, standings and a Markdown table."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+Run = dict[str, Any]
+
+OURS = "flowmodel"
+
+
+def nll(runs: list[Run], table: str, model: str) -> dict[int, float]:
+    """Held-out NLL in nats by seed; infinite where a run ended in NaN."""
+    values = {run["seed"]: run["nll"] for run in runs if run["table"] == table and run["model"] == model}
+    return {seed: value if value is not None and math.isfinite(value) else math.inf for seed, value in values.items()}
+
+
+def standing(runs: list[Run], table: str, peers: list[str]) -> tuple[str, float, float]:
+    """The peer of the best median, how far we are behind it, and the standard error of that, paired by seed.
+
+    Behind is the difference of the medians, below nought where we are ahead.
+    """
+    ours = nll(runs, table, OURS)
+    best = min((peer for peer in peers if nll(runs, table, peer)), key=lambda peer: _median(nll(runs, table, peer)))
+    theirs = nll(runs, table, best)
+    differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    finite = [value for value in differences if math.isfinite(value)]
+    error = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
+    return best, _median(ours) - _median(theirs), error
+
+
+def verdict(behind: float, error: float) -> str:
+    if behind <= 0:
+        return "ahead"
+    return "level" if behind <= error else "behind"
+
+
+def markdown(runs: list[Run], tables: list[str], models: list[str]) -> str:
+    """One row for each table: medians over the seeds, half the range from the lowest to the highest in brackets."""
+    heads = ["table", "rows x columns", "truth", *models, "ours - best peer", ""]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for table in tables:
+        mine = [run for run in runs if run["table"] == table]
+        if not mine:
+            continue
+        best = min((model for model in models if nll(runs, table, model)), key=lambda m: _median(nll(runs, table, m)))
+        cells = [table, f"{mine[0]['rows']} x {mine[0]['columns']}", _truth(mine)]
+        for model in models:
+            cell = _cell(nll(runs, table, model))
+            cells.append(f"**{cell}**" if model == best and len(models) > 1 else cell)
+        peers = [model for model in models if model != OURS]
+        if nll(runs, table, OURS) and any(nll(runs, table, peer) for peer in peers):
+            peer, behind, error = standing(runs, table, peers)
+            cells += [f"{behind:+.3f} ± {error:.3f} ({peer})", verdict(behind, error)]
+        else:
+            cells += ["", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def not_finite(runs: list[Run], models: list[str]) -> str:
+    """How many runs of each model ended in something else than a number."""
+    counts = {model: [run for run in runs if run["model"] == model] for model in models}
+    bad = {model: sum(run["nll"] is None or run["bad_rows"] > 0 for run in mine) for model, mine in counts.items()}
+    return ", ".join(f"{model} {bad[model]} of {len(mine)}" for model, mine in counts.items())
+
+
+def seconds(runs: list[Run], models: list[str]) -> str:
+    """Median seconds of a fit."""
+    parts = []
+    for model in models:
+        times = [run["seconds"] for run in runs if run["model"] == model]
+        parts += [f"{model} {statistics.median(times):.0f} s"] if times else []
+    return ", ".join(parts)
+
+
+def _truth(mine: list[Run]) -> str:
+    values = {run["seed"]: run["true_nll"] for run in mine if run["true_nll"] is not None}
+    return f"{statistics.median(values.values()):.3f}" if values else ""
+
+
+def _cell(values: dict[int, float]) -> str:
+    if not values:
+        return ""
+    bad = sum(not math.isfinite(value) for value in values.values())
+    spread = (max(values.values()) - min(values.values())) / 2
+    text = f"{_median(values):.3f} ({spread:.2f})"
+    return f"{text}, {bad} NaN" if bad else text
+
+
+def _median(values: dict[int, float]) -> float:
+    return statistics.median(values.values())
