@@ -66,15 +66,19 @@ def _sample(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """What the flow makes of the noise of seed 0: samples ``[count, D]`` and their log-densities ``[count]``."""
     device = flow.context_location.device
-    drawn = standard_normal(0, 0, count, flow.bijector.event_size)
-    noise = torch.as_tensor(drawn, dtype=flow.dtype, device=device).reshape(count, *flow.event_shape)
-    base = dict(flow.base.named_buffers())
-    noise = base["loc"] + base["scale"] * noise
+    base = flow.base.fold()
+    drawn = torch.as_tensor(standard_normal(0, 0, count, base.noise_size), device=device)
+    noise = base.from_noise(drawn).reshape(count, *flow.event_shape)
     given = None
     if context is not None:
         given = flow.standard_context(torch.as_tensor(context, device=device).reshape(-1, *(flow.context_shape or ())))
     samples, log_det = flow.bijector.forward_and_log_det(noise, given)
-    log_prob = flow.base_dist.log_prob(noise) - log_det
+    integers = flow.bijector.integers().to(device).reshape(flow.event_shape)
+    if bool(integers.any()):
+        samples = torch.where(integers, samples.round(), samples)
+        _, inverse_log_det = flow.bijector.inverse_and_log_det(samples, given)
+        noise, log_det = flow.bijector.inverse(samples, given), -inverse_log_det
+    log_prob = flow.base.log_prob(noise) - log_det
     return samples.reshape(count, -1).cpu().numpy().astype(np.float64), log_prob.cpu().numpy().astype(np.float64)
 
 

@@ -15,7 +15,7 @@ import flowmodel
 from flowmodel.artefact.archive import write_archive
 from flowmodel.artefact.manifest import SCORER, WEIGHTS, Manifest
 from flowmodel.artefact.parity import check_parity
-from flowmodel.artefact.scorer import export_scorer
+from flowmodel.artefact.scorer import check_exportable, export_scorer
 from flowmodel.artefact.store import ModelStore, PublishedModel, sha256_of
 from flowmodel.artefact.weights import save_weights
 from flowmodel.bijectors.standardize import StandardizeBijector
@@ -71,6 +71,7 @@ def publish(
         ('example', 1)
     """
     store = store if isinstance(store, ModelStore) else ModelStore(store)
+    check_exportable(flow)
     flat_rows, flat_context = held_out(flow, rows, context)
     with store.staging(name) as staged:
         export_scorer(flow, staged / SCORER, feature_names=feature_names, context_names=context_names)

@@ -3,6 +3,7 @@
 The file describes itself: ``event_size``, ``context_size``, ``feature_names`` and ``context_names`` are its attributes.
 """
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowmodel.bijectors.base import Bijector, Folded
+from flowmodel.bijectors.invert import FoldedInvert
 from flowmodel.distributions.flow import Flow
 from flowmodel.errors import ExportError
 
@@ -25,11 +28,15 @@ class Scorer(torch.nn.Module):
 
     event_size: int
     context_size: int
+    noise_size: int
     feature_names: list[str]
     context_names: list[str]
     takes_float64: bool
+    has_integers: bool
     context_location: Tensor
     context_scale: Tensor
+    integers: Tensor
+    like: Tensor
 
     def __init__(self, flow: Flow, feature_names: Sequence[str], context_names: Sequence[str]) -> None:
         super().__init__()
@@ -38,30 +45,44 @@ class Scorer(torch.nn.Module):
         self.feature_names = list(feature_names)
         self.context_names = list(context_names)
         self.takes_float64 = flow.data_dtype == torch.float64
-        self.base = flow.base.fold(self.event_size)
-        self.bijector = flow.bijector.fold()
+        self.base = flow.base.fold()
+        self.noise_size = self.base.noise_size
+        self.bijector = folded(flow.bijector)
         self.register_buffer("context_location", flow.context_location.clone())
         self.register_buffer("context_scale", flow.context_scale.clone())
+        self.register_buffer("integers", flow.bijector.integers().to(flow.context_scale.device).reshape(-1).clone())
+        self.has_integers = bool(self.integers.any())
+        # An empty tensor in the dtype of the answers.
+        self.register_buffer("like", torch.empty(0, dtype=flow.dtype))
 
     @torch.jit.export
     def log_prob(self, rows: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of ``rows[N, D]`` (float32 or float64) given ``context[N, C]``: ``[N]``, in nats."""
-        standard_context = self._standard_context(rows, context)
-        if not self.takes_float64:
-            rows = rows.to(self.base.loc.dtype)
-        noise, log_det = self.bijector.pull(rows, standard_context)
-        return self.base.log_prob(noise) + log_det
+        return self._log_prob(rows, self._standard_context("rows", rows, self.event_size, context))
 
     @torch.jit.export
     def sample(self, noise: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Standard normal ``noise[N, D]`` to samples ``[N, D]`` and their log-density ``[N]``."""
+        """Standard normal ``noise[N, noise_size]`` to samples ``[N, D]`` and their log-density ``[N]``.
+
+        Columns of whole numbers are rounded, and the density is then that of the rounded rows.
+        """
+        standard_context = self._standard_context("noise", noise, self.noise_size, context)
         draw = self.base.from_noise(noise)
-        rows, log_det = self.bijector.push(draw, self._standard_context(noise, context))
+        rows, log_det = self.bijector.push(draw, standard_context)
+        if self.has_integers:
+            rows = torch.where(self.integers, torch.round(rows), rows)
+            return rows, self._log_prob(rows, standard_context)
         return rows, self.base.log_prob(draw) - log_det
 
-    def _standard_context(self, rows: Tensor, context: Tensor | None) -> Tensor | None:
-        if rows.dim() != 2 or rows.size(1) != self.event_size:
-            raise RuntimeError(f"rows of shape {rows.shape} given; expected [N, {self.event_size}]")
+    def _log_prob(self, rows: Tensor, standard_context: Tensor | None) -> Tensor:
+        if not self.takes_float64:
+            rows = rows.to(self.like.dtype)
+        noise, log_det = self.bijector.pull(rows, standard_context)
+        return self.base.log_prob(noise) + log_det
+
+    def _standard_context(self, what: str, rows: Tensor, width: int, context: Tensor | None) -> Tensor | None:
+        if rows.dim() != 2 or rows.size(1) != width:
+            raise RuntimeError(f"{what} of shape {rows.shape} given; expected [N, {width}]")
         if self.context_size == 0:
             if context is not None:
                 raise RuntimeError("a context was given, and this model takes none")
@@ -104,14 +125,73 @@ def export_scorer(
         >>> scorer.log_prob(torch.zeros(1, 2))
         tensor([-1.8379])
     """
+    check_exportable(flow)
     features = _names("feature_names", feature_names, "x", flow.bijector.event_size)
     contexts = _names("context_names", context_names, "c", flow.bijector.context_size)
     scorer = Scorer(flow, features, contexts).eval()
+    script = _scripted(scorer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(script, str(path))
+    return Path(path)
+
+
+def check_exportable(flow: Flow) -> None:
+    """Raise an :class:`~flowmodel.errors.ExportError` that names what keeps a flow from being exported, if anything.
+
+    Example:
+        >>> import torch, flowmodel.bijectors as bij, flowmodel.distributions as dist
+        >>> check_exportable(dist.Flow(torch.distributions.Cauchy(torch.zeros(()), torch.ones(())), bij.Affine()))
+        Traceback (most recent call last):
+        flowmodel.errors.ExportError: base distribution Cauchy cannot be exported; use Normal, ...
+    """
+    flow.base.check_exportable()
+    folded(flow.bijector)
+
+
+def folded(bijector: Bijector) -> Folded:
+    """The bijector for TorchScript.
+
+    Raises:
+        ExportError: it, or a part of it, has no such form; the text names the part's class.
+    """
+    try:
+        return bijector.fold()
+    except NotImplementedError:
+        # A chain fails by one of its parts, and the innermost that fails is the one to name.
+        for part in reversed([part for part in bijector.modules() if isinstance(part, Bijector)]):
+            with contextlib.suppress(Exception):
+                part.fold()
+                continue
+            break
+        raise ExportError(
+            f"bijector {type(part).__name__} cannot be exported: its fold() is not implemented; have it return a "
+            "flowmodel.bijectors.Folded"
+        ) from None
+
+
+def _scripted(scorer: Scorer) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         # TorchScript is deprecated upstream and still what the artefact promises; docs/architecture.md has the plan.
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(torch.jit.script(scorer), str(path))
-    return Path(path)
+        try:
+            script: torch.jit.ScriptModule = torch.jit.script(scorer)
+        except RuntimeError as error:
+            culprit = _first_unscriptable([part for part in scorer.bijector.modules() if isinstance(part, Folded)])
+            raise ExportError(
+                f"bijector {culprit} cannot be exported: TorchScript refuses its push or pull. {error}"
+            ) from None
+    return script
+
+
+def _first_unscriptable(parts: Sequence[Folded]) -> str:
+    for part in reversed(parts):
+        try:
+            # Whose two methods call those of the part: alone, TorchScript compiles only what is marked for it.
+            torch.jit.script(FoldedInvert(part))
+        except RuntimeError:
+            return type(part).__name__
+    return type(parts[0]).__name__
 
 
 def _names(what: str, given: Sequence[str] | None, prefix: str, count: int) -> list[str]:

@@ -4,121 +4,237 @@ A ``torch.distributions`` object is not a module: ``flow.to(device)`` and ``stat
 known families are therefore taken apart into buffers and put together again whenever they are needed.
 """
 
-import math
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Laplace, Normal, StudentT, Uniform
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    Laplace,
+    MixtureSameFamily,
+    Normal,
+    StudentT,
+    Uniform,
+)
 
+from flowmodel.distributions.base_folded import (
+    FoldedBase,
+    FoldedLaplace,
+    FoldedNormal,
+    FoldedNormalMixture,
+    FoldedStudentT,
+    FoldedUniform,
+)
 from flowmodel.errors import ExportError, PlanError
 
-_FAMILIES: dict[str, tuple[Callable[..., Distribution], tuple[str, ...]]] = {
-    "Normal": (Normal, ("loc", "scale")),
-    "Laplace": (Laplace, ("loc", "scale")),
-    "StudentT": (StudentT, ("df", "loc", "scale")),
-    "Uniform": (Uniform, ("low", "high")),
+_MIXTURE = "NormalMixture"
+
+_DIAGONAL: dict[str, tuple[Callable[..., Distribution], Callable[..., FoldedBase]]] = {
+    "Normal": (Normal, FoldedNormal),
+    "Laplace": (Laplace, FoldedLaplace),
+    "StudentT": (StudentT, FoldedStudentT),
+    "Uniform": (Uniform, FoldedUniform),
 }
+
+_PARAMETERS: dict[str, tuple[str, ...]] = {
+    "Normal": ("loc", "scale"),
+    "Laplace": ("loc", "scale"),
+    "StudentT": ("df", "loc", "scale"),
+    "Uniform": ("low", "high"),
+    _MIXTURE: ("logits", "loc", "scale"),
+}
+
+_CHOICES = (
+    "Normal, Laplace, StudentT or Uniform, or MixtureSameFamily(Categorical, Normal), under Independent such that the "
+    "batch shape is ()"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+    """A distribution taken apart."""
+
+    family: str
+    event_dims: int
+    component_dims: int
+    parameters: dict[str, Tensor]
 
 
 class BaseDistribution(torch.nn.Module):
     """The distribution of the noise.
 
     Args:
-        distribution: a ``Normal``, ``Laplace``, ``StudentT`` or ``Uniform``, alone or under ``Independent``; any other
+        distribution: a ``Normal``, ``Laplace``, ``StudentT`` or ``Uniform``, or a ``MixtureSameFamily`` of a
+            ``Categorical`` and a (possibly ``Independent``) ``Normal``, alone or under ``Independent``; any other
             distribution is kept as it is, works where it was made, and can be neither moved, saved nor exported.
+
+    Example:
+        >>> import torch
+        >>> from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+        >>> components = Independent(Normal(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.ones(2, 2)), 1)
+        >>> base = BaseDistribution(MixtureSameFamily(Categorical(torch.tensor([0.3, 0.7])), components))
+        >>> sorted(base.state_dict()), base.double().distribution().sample().dtype
+        (['loc', 'logits', 'scale'], torch.float64)
     """
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
+        parts = _take_apart(distribution)
+        self._foreign = distribution if parts is None else None
+        self.family = None if parts is None else parts.family
         self.event_dims = len(distribution.event_shape)
-        inner = distribution
-        while isinstance(inner, Independent):
-            inner = inner.base_dist
-        self.family = next((name for name, (cls, _) in _FAMILIES.items() if type(inner) is cls), None)
-        self._foreign = distribution if self.family is None else None
-        if self.family is not None:
-            for name in _FAMILIES[self.family][1]:
-                self.register_buffer(name, getattr(inner, name).detach().clone())
+        self.component_dims = 0 if parts is None else parts.component_dims
+        if parts is not None:
+            for name, value in parts.parameters.items():
+                self.register_buffer(name, value.detach().clone())
 
     def distribution(self) -> Distribution:
         """The ``torch.distributions`` object over the present buffers; values are checked by the flow, not by it."""
         if self._foreign is not None:
             return self._foreign
-        cls, names = _FAMILIES[str(self.family)]
-        inner = cls(*(getattr(self, name) for name in names), validate_args=False)
-        return Independent(inner, self.event_dims, validate_args=False) if self.event_dims else inner
-
-    def to_json(self) -> dict[str, Any]:
-        """Family, parameters (nested lists) and event dimensions.
-
-        Raises:
-            ExportError: the distribution is of no known family.
-        """
-        if self.family is None:
-            raise ExportError(
-                f"base distribution {type(self._foreign).__name__} cannot be written to an artefact; use one of "
-                f"{', '.join(_FAMILIES)} (under Independent)"
-            )
-        parameters = {name: getattr(self, name).tolist() for name in _FAMILIES[self.family][1]}
-        dtype = str(getattr(self, _FAMILIES[self.family][1][0]).dtype).removeprefix("torch.")
-        return {"family": self.family, "event_dims": self.event_dims, "dtype": dtype, "parameters": parameters}
-
-    def fold(self, event_size: int) -> "FoldedNormal":
-        """The base for TorchScript.
-
-        Raises:
-            ExportError: the base is not a diagonal normal distribution over one event.
-        """
-        buffers = dict(self.named_buffers())
-        if self.family != "Normal" or buffers["loc"].numel() != event_size:
-            name = self.family or type(self._foreign).__name__
-            raise ExportError(
-                f"base distribution {name} with batch shape {tuple(self.distribution().batch_shape)} cannot be "
-                "exported; expected Independent(Normal(loc, scale), n) that covers one event"
-            )
-        return FoldedNormal(buffers["loc"].flatten().clone(), buffers["scale"].flatten().clone())
-
-
-class FoldedNormal(torch.nn.Module):
-    r"""A diagonal normal: :math:`\log p(x) = -\sum_i [(x_i - m_i)^2 / 2 s_i^2 + \log s_i] - \tfrac D2 \log 2\pi`."""
-
-    loc: Tensor
-    scale: Tensor
-    log_normaliser: Tensor
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("loc", loc)
-        self.register_buffer("scale", scale)
-        constant = scale.to(torch.float64).log().sum() + 0.5 * loc.numel() * math.log(2 * math.pi)
-        self.register_buffer("log_normaliser", constant.to(scale.dtype))
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Standard normal noise ``[N, D]`` to a draw from this distribution."""
-        return self.loc + self.scale * noise.to(self.scale.dtype)
+        return _put_together(_Parts(str(self.family), self.event_dims, self.component_dims, self._parameters_by_name()))
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density of ``x[N, D]``: ``[N]``."""
-        z = (x - self.loc) / self.scale
-        return -0.5 * (z * z).sum(1) - self.log_normaliser
+        """Log-density of ``x[..., *batch_shape, *event_shape]``: ``[..., *batch_shape]``, in the dtype of ``x``.
+
+        It is that of :meth:`distribution`, but for two of torch's weaknesses: in float32 the normaliser of a Student t
+        of many degrees of freedom is the difference of two large numbers (0.4 nats off at a million), and a NaN under a
+        Uniform counts as a value outside of it.
+        """
+        if self.family == "StudentT":
+            wide = {name: value.to(torch.float64) for name, value in self._parameters_by_name().items()}
+            exact = _put_together(_Parts("StudentT", self.event_dims, 0, wide))
+            return exact.log_prob(x.to(torch.float64)).to(x.dtype)
+        log_prob = self.distribution().log_prob(x)
+        if self.family == "Uniform":
+            missing = torch.isnan(x)
+            missing = missing.flatten(x.dim() - self.event_dims).any(-1) if self.event_dims else missing
+            log_prob = log_prob.masked_fill(missing, float("nan"))
+        return log_prob
+
+    def to_json(self) -> dict[str, Any]:
+        """Family, parameters (nested lists, which read back as the same floats) and event dimensions.
+
+        Raises:
+            ExportError: the distribution is of no known family, or a parameter is not finite.
+        """
+        if self._foreign is not None:
+            raise ExportError(
+                f"base distribution {_name(self._foreign)} cannot be written to an artefact; use {_CHOICES}"
+            )
+        parameters = self._parameters_by_name()
+        for name, value in parameters.items():
+            if not bool(torch.isfinite(value).all()):
+                raise ExportError(
+                    f"base distribution {self.family}: {name} holds a value that is not finite and cannot be written "
+                    "to an artefact; make it finite, or leave out a component of weight 0"
+                )
+        dtype = str(next(iter(parameters.values())).dtype).removeprefix("torch.")
+        lists = {name: value.tolist() for name, value in parameters.items()}
+        written = {"family": self.family, "event_dims": self.event_dims, "dtype": dtype, "parameters": lists}
+        return written | ({"component_dims": self.component_dims} if self.family == _MIXTURE else {})
+
+    def check_exportable(self) -> None:
+        """Raise an :class:`~flowmodel.errors.ExportError` unless :meth:`fold` and :meth:`to_json` are possible."""
+        shape = tuple(self.distribution().batch_shape)
+        if self._foreign is not None:
+            raise ExportError(f"base distribution {_name(self._foreign)} cannot be exported; use {_CHOICES}")
+        if shape:
+            raise ExportError(
+                f"base distribution {self.family} with batch shape {shape} cannot be exported, for a model has one "
+                f"density; wrap it in torch.distributions.Independent(base, {len(shape)}), which makes the batch part "
+                "of the event"
+            )
+        self.to_json()
+
+    def fold(self) -> FoldedBase:
+        """The base for TorchScript, over the flattened event.
+
+        Raises:
+            ExportError: the base is of no known family, or has a batch shape.
+        """
+        self.check_exportable()
+        values = self._parameters_by_name()
+        if self.family != _MIXTURE:
+            return _DIAGONAL[str(self.family)][1](*(value.flatten().clone() for value in values.values()))
+        blocks, components = values["logits"].shape[:-1].numel(), values["logits"].shape[-1]
+        loc, scale = (values[name].reshape(blocks, components, -1).clone() for name in ("loc", "scale"))
+        return FoldedNormalMixture(values["logits"].reshape(blocks, components).clone(), loc, scale)
+
+    def _parameters_by_name(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in _PARAMETERS[str(self.family)]}
 
 
 def base_from_json(value: Mapping[str, Any]) -> Distribution:
     """The base distribution that :meth:`BaseDistribution.to_json` wrote.
 
     Raises:
-        PlanError: the family is unknown or a parameter is missing.
+        PlanError: the family or dtype is unknown, a parameter is missing, or the parameters make no distribution.
     """
     family = value.get("family")
-    if family not in _FAMILIES:
-        raise PlanError(f"unknown base distribution {family!r}; expected one of {', '.join(_FAMILIES)}")
-    cls, names = _FAMILIES[family]
-    missing = [name for name in names if name not in value.get("parameters", {})]
+    if family not in _PARAMETERS:
+        raise PlanError(f"unknown base distribution {family!r}; expected one of {', '.join(_PARAMETERS)}")
+    missing = [name for name in _PARAMETERS[family] if name not in value.get("parameters", {})]
     if missing:
         raise PlanError(f"base distribution {family}: parameter(s) {missing} missing")
-    dtype = {"float32": torch.float32, "float64": torch.float64}[value["dtype"]]
-    inner = cls(*(torch.tensor(value["parameters"][name], dtype=dtype) for name in names))
-    event_dims = int(value["event_dims"])
-    return Independent(inner, event_dims) if event_dims else inner
+    dtype = {"float32": torch.float32, "float64": torch.float64}.get(value.get("dtype", ""))
+    if dtype is None:
+        raise PlanError(f"base distribution {family}: dtype {value.get('dtype')!r} given; expected float32 or float64")
+    try:
+        parameters = {name: torch.tensor(value["parameters"][name], dtype=dtype) for name in _PARAMETERS[family]}
+        parts = _Parts(family, int(value["event_dims"]), int(value.get("component_dims", 0)), parameters)
+        return _put_together(parts, validate_args=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise PlanError(f"base distribution {family} cannot be made of its parameters: {error}") from None
+
+
+def _take_apart(distribution: Distribution) -> _Parts | None:
+    """Family, dimensions and parameters of a known distribution, ``None`` of another."""
+    inner = _inside(distribution)
+    event_dims = len(distribution.event_shape)
+    for family, (kind, _) in _DIAGONAL.items():
+        if type(inner) is kind:
+            return _Parts(family, event_dims, 0, {name: getattr(inner, name) for name in _PARAMETERS[family]})
+    if type(inner) is MixtureSameFamily and type(inner.mixture_distribution) is Categorical:
+        component = _inside(inner.component_distribution)
+        if type(component) is Normal:
+            logits = inner.mixture_distribution.logits
+            parameters = {"logits": logits, "loc": component.loc, "scale": component.scale}
+            return _Parts(_MIXTURE, event_dims, len(inner.component_distribution.event_shape), parameters)
+    return None
+
+
+def _put_together(parts: _Parts, *, validate_args: bool = False) -> Distribution:
+    values = parts.parameters
+    inner: Distribution
+    if parts.family == _MIXTURE:
+        component = Normal(values["loc"], values["scale"], validate_args=validate_args)
+        components = _independent(component, parts.component_dims, validate_args)
+        weights = Categorical(logits=values["logits"], validate_args=validate_args)
+        inner = MixtureSameFamily(weights, components, validate_args=validate_args)
+    else:
+        inner = _DIAGONAL[parts.family][0](*values.values(), validate_args=validate_args)
+    return _independent(inner, parts.event_dims - parts.component_dims, validate_args)
+
+
+def _independent(distribution: Distribution, dims: int, validate_args: bool) -> Distribution:
+    return Independent(distribution, dims, validate_args=validate_args) if dims else distribution
+
+
+def _inside(distribution: Distribution) -> Distribution:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _name(distribution: Distribution) -> str:
+    """The name of a distribution, looked up inside ``Independent`` and mixtures."""
+    inner = _inside(distribution)
+    if isinstance(inner, MixtureSameFamily):
+        weights = type(inner.mixture_distribution).__name__
+        return f"{type(inner).__name__}({weights}, {_name(inner.component_distribution)})"
+    return type(inner).__name__

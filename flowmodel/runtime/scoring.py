@@ -78,6 +78,7 @@ class Scorer:
     Attributes:
         event_size: D, the width of a row.
         context_size: C, the width of a context row; 0 for a model without context.
+        noise_size: how many standard normal numbers one sample takes; D, but for a few base distributions.
         feature_names: D names.
         context_names: C names.
         dtype: of the results.
@@ -85,6 +86,7 @@ class Scorer:
 
     event_size: int
     context_size: int
+    noise_size: int
     feature_names: list[str]
     context_names: list[str]
     dtype: np.dtype[Any]
@@ -92,6 +94,8 @@ class Scorer:
     def __init__(self, module: Any, device: str = "cpu", pool: Executor | None = None, threads: int = 1) -> None:
         self.event_size = int(module.event_size)
         self.context_size = int(module.context_size)
+        # A scorer without it was exported before there were bases that need more.
+        self.noise_size = int(getattr(module, "noise_size", self.event_size))
         self.feature_names = [str(name) for name in module.feature_names]
         self.context_names = [str(name) for name in module.context_names]
         self._module = module
@@ -137,7 +141,7 @@ class Scorer:
             ScoringError: a draw is out of range, or the context of a wrong shape or dtype.
         """
         try:
-            noise = [standard_normal(*draw, self.event_size) for draw in draws]
+            noise = [standard_normal(*draw, self.noise_size) for draw in draws]
         except (ValueError, TypeError) as error:
             raise ScoringError("INVALID_DRAW", "draws", str(error)) from None
         if not any(map(len, noise)):
@@ -212,10 +216,9 @@ class Scorer:
 
     def _warm_up(self) -> None:
         """Pay for the first call now, and learn the results' dtype."""
-        rows = np.zeros((1, self.event_size), np.float32)
         context = np.zeros((1, self.context_size), np.float32) if self.context_size else None
-        _, log_prob = self._part_sample(rows, context)
-        self._part_log_prob(rows, context)
+        _, log_prob = self._part_sample(np.zeros((1, self.noise_size), np.float32), context)
+        self._part_log_prob(np.zeros((1, self.event_size), np.float32), context)
         self.dtype = log_prob.dtype
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from flows import CONTEXT_SHAPES, EVENT_SHAPES, PLANS, contexts, normal, trained_flow
 
+import flowmodel
 import flowmodel.bijectors as bij
 import flowmodel.distributions as dist
 from flowmodel.artefact.scorer import export_scorer
 from flowmodel.errors import ExportError
+from flowmodel.runtime.noise import Draw
+from flowmodel.runtime.scoring import Scorer
 
 
 @pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
@@ -80,15 +86,154 @@ def test_export_copies_the_weights(tmp_path):
     assert torch.equal(scorer.log_prob(rows, None), before)
 
 
-def test_what_cannot_be_exported_is_refused_by_name(tmp_path):
-    laplace = torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(2), torch.ones(2)), 1)
-    with pytest.raises(ExportError, match=r"base distribution Laplace .*cannot be exported"):
-        export_scorer(dist.Flow(laplace, bij.Affine()), tmp_path / "s.pt")
-    mixture = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
-    with pytest.raises(ExportError, match="base distribution MultivariateNormal"):
-        export_scorer(dist.Flow(mixture, bij.Affine()), tmp_path / "s.pt")
-    with pytest.raises(ExportError, match=r"feature_names=\['a', 'a'\] given; expected 2 different names"):
-        export_scorer(dist.Flow(normal((2,)), bij.Affine()), tmp_path / "s.pt", feature_names=["a", "a"])
+class Tripled(bij.Bijector):
+    """A bijector from outside this project, correct in eager mode."""
+
+    def push(self, x, context):
+        return 3 * x, torch.full((len(x),), self.event_size * math.log(3), dtype=x.dtype)
+
+    def pull(self, y, context):
+        return y / 3, -torch.full((len(y),), self.event_size * math.log(3), dtype=y.dtype)
+
+    def fold(self):
+        raise NotImplementedError
+
+
+class FoldedInNumpy(bij.Folded):
+    """A folded bijector that TorchScript cannot compile."""
+
+    def push(self, x: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(x.numpy() * 3), x.sum(1)
+
+    def pull(self, y: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(y.numpy() / 3), y.sum(1)
+
+
+class TripledInNumpy(Tripled):
+    def fold(self):
+        return FoldedInNumpy()
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOf(bij.BijectorPlan):
+    """The plan of one of the bijectors above."""
+
+    name: str
+
+    def build(self, event_shape, context_shape=None):
+        return {"tripled": Tripled, "numpy": TripledInNumpy}[self.name](event_shape, context_shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("tripled", r"bijector Tripled cannot be exported: its fold\(\) is not implemented; have it return a .*Folded"),
+        ("numpy", r"bijector FoldedInNumpy cannot be exported: TorchScript refuses its push or pull"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_bijector_that_cannot_be_exported_is_refused_by_name(name, text, nested, tmp_path):
+    plan = bij.Compose([bij.Affine(), bij.Invert(PlanOf(name))]) if nested else PlanOf(name)
+    flow = dist.Flow(normal((2,)), plan)
+    assert flow.log_prob(flow.sample((3,))).shape == (3,)
+    with pytest.raises(ExportError, match=text):
+        export_scorer(flow, tmp_path / "s.pt")
+    with pytest.raises(ExportError, match=text):
+        flowmodel.publish(flow, tmp_path / "store", "wine")
+    assert not (tmp_path / "store").exists() or list((tmp_path / "store").iterdir()) == []
+
+
+MIXTURE_OF_LAPLACE = torch.distributions.MixtureSameFamily(
+    torch.distributions.Categorical(torch.ones(2)),
+    torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(2, 3), torch.ones(2, 3)), 1),
+)
+
+
+@pytest.mark.parametrize(
+    ("base", "text"),
+    [
+        (torch.distributions.Cauchy(torch.zeros(()), torch.ones(())), r"base distribution Cauchy cannot be exported"),
+        (
+            torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2)),
+            r"base distribution MultivariateNormal cannot be exported; use Normal, Laplace, StudentT or Uniform, or "
+            r"MixtureSameFamily\(Categorical, Normal\), under Independent such that the batch shape is \(\)",
+        ),
+        (MIXTURE_OF_LAPLACE, r"base distribution MixtureSameFamily\(Categorical, Laplace\) cannot be exported"),
+        (
+            torch.distributions.Normal(torch.zeros(2, 3), torch.ones(2, 3)),
+            r"base distribution Normal with batch shape \(2, 3\) cannot be exported, for a model has one density; "
+            r"wrap it in torch.distributions.Independent\(base, 2\)",
+        ),
+        (
+            torch.distributions.Independent(torch.distributions.Laplace(torch.zeros(4, 3), torch.ones(4, 3)), 1),
+            r"base distribution Laplace with batch shape \(4,\) cannot be exported",
+        ),
+    ],
+)
+def test_a_base_that_cannot_be_exported_is_refused_by_name(base, text, tmp_path):
+    flow = dist.Flow(base, bij.Affine())
+    with pytest.raises(ExportError, match=text):
+        export_scorer(flow, tmp_path / "s.pt")
+    # Before anything is computed or written.
+    with pytest.raises(ExportError, match=text):
+        flowmodel.publish(flow, tmp_path / "store", "wine", rows=np.zeros((0, 7)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ({"feature_names": ["a", "a"]}, r"feature_names=\['a', 'a'\] given; expected 2 different names"),
+        ({"feature_names": ["a", "b", "c"]}, r"feature_names=\['a', 'b', 'c'\] given; expected 2 different names"),
+        ({"context_names": ["a"]}, r"context_names=\['a'\] given; expected 0 different names"),
+    ],
+)
+def test_names_of_another_number_are_refused(names, text, tmp_path):
+    with pytest.raises(ExportError, match=text):
+        export_scorer(dist.Flow(normal((2,)), bij.Affine()), tmp_path / "s.pt", **names)
+
+
+class WholeNumbers(bij.Bijector):
+    """Shifted noise whose second column counts as whole numbers."""
+
+    def push(self, x, context):
+        return x + 0.3, x.new_zeros(len(x))
+
+    def pull(self, y, context):
+        return y - 0.3, y.new_zeros(len(y))
+
+    def integers(self):
+        return torch.tensor([False, True, False])
+
+    def fold(self):
+        return FoldedWholeNumbers()
+
+
+class FoldedWholeNumbers(bij.Folded):
+    @torch.jit.export
+    def push(self, x: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return x + 0.3, torch.zeros_like(x[:, 0])
+
+    @torch.jit.export
+    def pull(self, y: torch.Tensor, context: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return y - 0.3, torch.zeros_like(y[:, 0])
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeNumbersPlan(bij.BijectorPlan):
+    def build(self, event_shape, context_shape=None):
+        return WholeNumbers(event_shape, context_shape)
+
+
+def test_columns_of_whole_numbers_are_rounded_and_scored_as_they_are_sent(tmp_path):
+    flow = dist.Flow(normal((3,)), WholeNumbersPlan())
+    published = flowmodel.publish(flow, tmp_path, "counts", rows=np.zeros((5, 3)))
+    scorer = Scorer.load(published.scorer_path)
+    samples, log_prob = scorer.sample([Draw(seed=1, start=0, count=200)])
+    assert bool((samples[:, 1] == np.round(samples[:, 1])).all())
+    assert not bool((samples[:, 0] == np.round(samples[:, 0])).any())
+    assert set(samples[:, 1]) >= {-1.0, 0.0, 1.0}
+    np.testing.assert_array_equal(log_prob, scorer.log_prob(samples))
 
 
 @pytest.mark.parametrize(
