@@ -27,6 +27,10 @@ class DtypeMismatchError(FlowModelError, TypeError):
     """A tensor's dtype or device differs from that of the parameters it meets."""
 
 
+class ReparameterisationError(FlowModelError, NotImplementedError):
+    """Samples were asked for with gradients, which they do not carry."""
+
+
 class DataError(FlowModelError, ValueError):
     """A data file or table cannot be trained on or scored; the text names file, column and row."""
 

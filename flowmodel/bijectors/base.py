@@ -89,6 +89,9 @@ class Bijector(torch.nn.Module, abc.ABC):
         context_shape: shape of one context, or ``None`` where the map depends on none.
     """
 
+    gives_float64: bool = False
+    """Whether ``pull`` may hand on float64 in a flow of float32; ``Compose`` sets it where the part before takes it."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A new module, its arguments left to ``__init__``."""
         refuse_family(cls)
@@ -118,6 +121,11 @@ class Bijector(torch.nn.Module, abc.ABC):
     def codomain(self) -> Constraint:
         """What one event of data may be: all real events, unless a bijector says otherwise."""
         return over_event(constraints.real, len(self.event_shape))
+
+    @property
+    def takes_float64(self) -> bool:
+        """Whether ``pull`` reads float64, and gains by it, in a flow of float32 too."""
+        return False
 
     @property
     def constant_log_det(self) -> bool:

@@ -1,6 +1,7 @@
 """Several bijectors one after the other."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import cast
 
@@ -60,8 +61,8 @@ class Compose(BijectorPlan):
                 raise DomainError(
                     f"Compose: bijectors[{place - 1}] ({type(self.bijectors[place - 1]).__name__}) gives "
                     f"{in_words(of)}, and bijectors[{place}] ({type(plan).__name__}) only takes "
-                    f"{in_words(plan.domain)}; put a bijector between them that maps the one to the other (Exp, Softplus: all real numbers to "
-                    "positive ones; Sigmoid: to those between 0 and 1; Invert turns each round), or change the order"
+                    f"{in_words(plan.domain)}; put a bijector between them that maps the one to the other (Exp, "
+                    "Softplus: all real numbers to positive ones; Sigmoid: to those between 0 and 1; Invert turns each round), or change the order"
                 )
             of = plan.image(of)
         return of
@@ -93,6 +94,8 @@ class ComposeBijector(Bijector):
     def __init__(self, parts: list[Bijector], codomain: Constraint) -> None:
         super().__init__(parts[0].event_shape, parts[0].context_shape)
         self.parts = torch.nn.ModuleList(parts)
+        for before, part in itertools.pairwise(parts):
+            part.gives_float64 = before.takes_float64
         self._codomain = codomain
 
     @property
@@ -111,6 +114,11 @@ class ComposeBijector(Bijector):
         if interval_of(self._codomain) is None:
             return self.chain[-1].codomain
         return over_event(self._codomain, len(self.event_shape))
+
+    @property
+    def takes_float64(self) -> bool:
+        """As the last part, next to the data, does."""
+        return self.chain[-1].takes_float64
 
     @property
     def constant_log_det(self) -> bool:

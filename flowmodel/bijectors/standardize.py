@@ -61,6 +61,16 @@ class StandardizeBijector(KeepsFloat64, Bijector):
         # An empty tensor that follows .to(dtype), to know in which dtype the rest of the flow works.
         self.register_buffer("like", torch.empty(0), persistent=False)
 
+    @property
+    def constant_log_det(self) -> bool:
+        """The scale is the same for every row."""
+        return True
+
+    @property
+    def takes_float64(self) -> bool:
+        """Data are read in float64."""
+        return True
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data."""
         y = self.location + self.scale * x.to(torch.float64)

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from flowmodel.bijectors.base import BijectorPlan, leading_shape
-from flowmodel.bijectors.compose import ComposeBijector
-from flowmodel.bijectors.standardize import KeepsFloat64, StandardizeBijector, location_and_scale
+from flowmodel.bijectors.standardize import KeepsFloat64, location_and_scale
 from flowmodel.distributions.base import BaseDistribution
-from flowmodel.errors import PlanError, ShapeMismatchError
+from flowmodel.errors import PlanError, ReparameterisationError, ShapeMismatchError
 
 SampleShape = torch.Size | list[int] | tuple[int, ...]
 
@@ -62,6 +61,8 @@ class Flow(KeepsFloat64, Distribution):
         self.context_shape = None if context_shape is None else torch.Size(context_shape)
         self.base = BaseDistribution(base_dist)
         self.bijector = bijector.build(base_dist.event_shape, self.context_shape)
+        # A list, not a tensor to be looked into: torch.compile and torch.export cannot branch on values.
+        self.whole_columns: list[int] = self.bijector.integers().nonzero().flatten().tolist()
         context_size = self.bijector.context_size
         self.register_buffer("context_location", torch.zeros(context_size, dtype=torch.float64))
         self.register_buffer("context_scale", torch.ones(context_size, dtype=torch.float64))
@@ -83,16 +84,13 @@ class Flow(KeepsFloat64, Distribution):
 
     @property
     def data_dtype(self) -> torch.dtype:
-        """The dtype in which data are best given: float64 where a ``Standardize`` meets them first, else ``dtype``."""
-        part = self.bijector
-        while isinstance(part, ComposeBijector):
-            part = part.chain[-1]
-        return torch.float64 if isinstance(part, StandardizeBijector) else self.dtype
+        """The dtype in which data are best given: float64 where preprocessing meets them first, else ``dtype``."""
+        return torch.float64 if self.bijector.takes_float64 else self.dtype
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether samples carry gradients: as the base distribution's do."""
-        return bool(self.base_dist.has_rsample)
+        """Whether samples carry gradients: as the base distribution's do, and never where columns are whole numbers."""
+        return bool(self.base_dist.has_rsample) and not self.whole_columns
 
     @property
     def support(self) -> constraints.Constraint:
@@ -114,21 +112,34 @@ class Flow(KeepsFloat64, Distribution):
             DtypeMismatchError: the value's dtype or device is not that of the flow.
         """
         noise, log_det = self.bijector.inverse_and_log_det(value, self.standard_context(context))
-        return self.base_dist.log_prob(noise) + log_det
+        return self.base.log_prob(noise) + log_det
 
     def rsample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Reparameterised samples ``[*sample_shape, *batch_shape, *event_shape]``.
 
         With a context of leading shape ``[...]``, one for each sample, ``sample_shape`` broadcasts against it.
+
+        Raises:
+            ReparameterisationError: a column holds whole numbers, to which samples are rounded.
         """
+        if self.whole_columns:
+            raise ReparameterisationError(
+                f"Flow: samples of dimension(s) {self.whole_columns} are rounded to whole numbers and carry no gradient; use "
+                "sample(), or declare these columns bij.Real()"
+            )
         noise = self.base_dist.rsample(torch.Size(sample_shape))
         return self.bijector.forward(noise, self.standard_context(context))
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
-        """Samples without gradients; shapes as in :meth:`rsample`."""
+        """Samples without gradients, columns of whole numbers rounded; shapes as in :meth:`rsample`."""
         noise = self.base_dist.sample(torch.Size(sample_shape))
-        return self.bijector.forward(noise, self.standard_context(context))
+        samples = self.bijector.forward(noise, self.standard_context(context))
+        if not self.whole_columns:
+            return samples
+        whole = self.bijector.integers().reshape(self.event_shape).to(samples.device)
+        # Adding 0 turns -0 into 0.
+        return torch.where(whole, samples.round() + 0.0, samples)
 
     @torch.no_grad()
     def standardize_(self, rows: Tensor, context: Tensor | None = None) -> None:
