@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = [
     "errors",
     "plans",
+    "supports",
     "data",
     "parameters",
     "bijectors",

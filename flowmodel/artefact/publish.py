@@ -19,6 +19,7 @@ from flowmodel.artefact.scorer import check_exportable, export_scorer
 from flowmodel.artefact.store import ModelStore, PublishedModel, sha256_of
 from flowmodel.artefact.weights import save_weights
 from flowmodel.bijectors.standardize import StandardizeBijector
+from flowmodel.bijectors.supports import supports_of
 from flowmodel.distributions import Flow
 from flowmodel.runtime.scoring import Scorer
 
@@ -133,7 +134,7 @@ def _manifest(flow: Flow, scorer: Scorer, name: str, version: int, training: Map
         context_names=list(scorer.context_names),
         dtype=str(flow.dtype).removeprefix("torch."),
         base=flow.base_to_json(),
-        preprocessing=_preprocessing(flow),
+        preprocessing=_preprocessing(flow, scorer.feature_names),
         training=dict(training),
         reference_log_prob={},
         self_check={},
@@ -145,11 +146,22 @@ def _with(manifest: Manifest, **changes: Any) -> Manifest:
     return Manifest(**{**vars(manifest), **changes})
 
 
-def _preprocessing(flow: Flow) -> dict[str, Any]:
+def _preprocessing(flow: Flow, feature_names: Sequence[str]) -> dict[str, Any]:
     layers = [part for part in flow.bijector.modules() if isinstance(part, StandardizeBijector)]
     standardize = [{"location": part.location.tolist(), "scale": part.scale.tolist()} for part in layers]
     context = {"location": flow.context_location.tolist(), "scale": flow.context_scale.tolist()}
-    return {"standardize": standardize, "context": context if flow.context_shape is not None else None}
+    preprocessing: dict[str, Any] = {
+        "standardize": standardize,
+        "context": context if flow.context_shape is not None else None,
+    }
+    last = supports_of(flow.bijector)
+    if last is not None:
+        cuts = last.cuts()
+        preprocessing["supports"] = {
+            name: {**support.to_json(), **({"cut": cuts[column]} if column in cuts else {})}
+            for column, (name, support) in enumerate(zip(feature_names, last.supports, strict=True))
+        }
+    return preprocessing
 
 
 def _quantiles(log_prob: npt.NDArray[Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from flowmodel.artefact.publish import publish
 from flowmodel.artefact.store import check_name
 from flowmodel.cli.options import Names, Widths, option, store_option
 from flowmodel.cli.progress import training_progress
+from flowmodel.cli.supports import Declared, column_supports, support_options
 from flowmodel.cli.training_data import TableData, read_training_data
 from flowmodel.cli.training_report import write_training_report
 from flowmodel.distributions import Flow
@@ -30,6 +32,7 @@ _ONE_THREAD_COLUMNS = 64
 @store_option
 @option("--columns", type=Names(), help="Columns whose density is learnt.  [default: all others]")
 @option("--context-columns", type=Names(), default=(), help="Columns the density depends on.  [default: none]")
+@support_options
 @option("--layers", type=click.IntRange(min=1), default=5, show_default=True, help="Autoregressive layers.")
 @option("--hidden", type=Widths(), help="Widths of each network's hidden layers.  [default: by the number of columns]")
 @option(
@@ -61,6 +64,12 @@ def train(
     store: Path,
     columns: tuple[str, ...] | None,
     context_columns: tuple[str, ...],
+    supports: str,
+    positive: Sequence[Declared],
+    bounded: Sequence[Declared],
+    integer: Sequence[Declared],
+    periodic: Sequence[Declared],
+    real: Sequence[Declared],
     layers: int,
     hidden: tuple[int, ...] | None,
     seed: int,
@@ -78,10 +87,14 @@ def train(
     rows = read_training_data(data, columns, context_columns, validation=validation, test=test, seed=seed)
     if len(rows.columns) == 1 and not context_columns:
         click.echo("Note: with a single column and no context this flow can only be a Gaussian.", err=True)
+    declared = {"positive": positive, "bounded": bounded, "integer": integer, "periodic": periodic, "real": real}
+    chosen = column_supports(rows.features, context_columns, supports=supports, **declared)
     if threads is not None or len(rows.columns) <= _ONE_THREAD_COLUMNS:
         # Small matrix products lose more by waiting for another thread than they gain by its work.
         torch.set_num_threads(threads or 1)
-    flow = default_flow(len(rows.columns), len(context_columns), layers=layers, hidden=hidden, seed=seed)
+    flow = default_flow(
+        len(rows.columns), len(context_columns), layers=layers, hidden=hidden, seed=seed, supports=chosen
+    )
     with training_progress(settings["max_epochs"]) as progress:
         result = fit(flow, **rows.fit_arguments(), seed=seed, progress=progress, **settings)
     coarse = rows.coarse_columns()

@@ -44,6 +44,11 @@ class TableData:
         self.counts = {name: len(indices) for name, indices in split._asdict().items()}
         self._features, self._contexts, self._split = features, contexts, split
 
+    @property
+    def features(self) -> Table:
+        """The rows from which supports are guessed and to which declared ones are held."""
+        return self._features
+
     def part(self, name: PartName, most: int | None = None) -> Part:
         """Rows of one part, at most so many."""
         indices = getattr(self._split, name)[:most]

@@ -8,6 +8,7 @@ import numpy as np
 
 from flowmodel.data.table import Matrix
 from flowmodel.errors import DataError
+from flowmodel.supports import Integer, Support
 
 
 def check_finite(rows: Matrix, columns: Sequence[str], source: str) -> None:
@@ -36,6 +37,24 @@ def check_varied(rows: Matrix, columns: Sequence[str], source: str) -> None:
             f"{source}: column {columns[column]!r} has one value, {lowest[column]:g}, in all {len(rows)} rows; "
             "a density needs columns that vary, so leave it out"
         )
+
+
+def check_supported(rows: Matrix, columns: Sequence[str], supports: Sequence[Support], source: str) -> None:
+    """Raise ``DataError`` at the first value outside the support of its column, with its column and 1-based row."""
+    for place, support in enumerate(supports):
+        outside = np.flatnonzero(~support.contains(rows[:, place]))
+        if len(outside):
+            row = int(outside[0])
+            others = f" (and {len(outside) - 1} more such rows)" if len(outside) > 1 else ""
+            raise DataError(
+                f"{source}: row {row + 1}, column {columns[place]!r}: found {rows[row, place]:.17g}, expected "
+                f"{support.words}{others}; correct the cell, leave out the row, or declare another support, such as "
+                f"{_wider(support)}"
+            )
+
+
+def _wider(support: Support) -> str:
+    return "real numbers" if not isinstance(support, Integer) or support == Integer() else "whole numbers of any size"
 
 
 def check_enough_rows(count: int, dimensions: int, source: str) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowmodel.data import check_enough_rows, check_finite, check_varied, split_rows
+from flowmodel.bijectors.supports import supports_of
+from flowmodel.data import check_enough_rows, check_finite, check_supported, check_varied, split_rows
 from flowmodel.distributions import Flow
 from flowmodel.errors import DataError, TrainingError
 from flowmodel.training.history import Epoch, FitResult
@@ -85,8 +86,9 @@ def fit(
     """
     _check_settings(max_epochs, patience, batch_size, learning_rate, weight_decay, clip_norm, seed)
     train, held_out = _parts(flow, data, context, validation, validation_context, seed)
+    generator = torch.Generator().manual_seed(seed)
     if standardize:
-        flow.standardize_(*train)
+        flow.standardize_(_jittered(flow, train[0], generator), train[1])
     count = len(train[0])
     batch_size = batch_size or min(max(64, count // 12), 512)
     settings: dict[str, Any] = {
@@ -100,7 +102,6 @@ def fit(
     }
     train, held_out = _cast(train, flow.data_dtype), _cast(held_out, flow.data_dtype)
     optimiser = Optimiser(flow, learning_rate, settings["weight_decay"], clip_norm)
-    generator = torch.Generator().manual_seed(seed)
 
     history = [Epoch(0, _nll(flow, train), _nll(flow, held_out), learning_rate)]
     best, best_weights, waited, lowered = history[0], optimiser.average(), 0, 0
@@ -153,11 +154,17 @@ def _train_epoch(flow: Flow, part: Part, batch_size: int, optimiser: Optimiser, 
     order = torch.randperm(len(rows), generator=generator).to(rows.device)
     for start in range(0, len(rows), batch_size):
         batch = order[start : start + batch_size]
-        loss = -flow.log_prob(rows[batch], None if context is None else context[batch]).mean()
+        given = _jittered(flow, rows[batch], generator)
+        loss = -flow.log_prob(given, None if context is None else context[batch]).mean()
         if optimiser.step(loss):
             total += loss.item() * len(batch)
             seen += len(batch)
     return total / seen if seen else math.nan
+
+
+def _jittered(flow: Flow, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows with whole numbers spread over their cells; the rows themselves, and nothing drawn, if there are none."""
+    return flow.bijector.jitter(rows.reshape(len(rows), -1), generator).reshape(rows.shape)
 
 
 @torch.no_grad()
@@ -192,6 +199,11 @@ def _parts(
     else:
         held_out = _checked("validation", validation, flow.event_shape)
         held_out_contexts = _checked_context("validation_context", validation_context, flow, len(held_out))
+    preprocessing = supports_of(flow.bijector)
+    if preprocessing is not None:
+        for name, part in (("the training rows", rows), ("the validation rows", held_out)):
+            flat = part.reshape(len(part), -1)
+            check_supported(flat, [str(column) for column in range(flat.shape[1])], preprocessing.supports, name)
     # Once more after the split: a column may vary over all rows and not over those trained on.
     for name, part in (("the training rows", rows), ("the training contexts", contexts)):
         if part is not None:

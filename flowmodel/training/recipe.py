@@ -18,12 +18,15 @@ from flowmodel.distributions import Flow
 from flowmodel.errors import PlanError
 
 
-def default_plan(layers: int = 5, hidden: Sequence[int] | None = None) -> bij.Compose:
+def default_plan(
+    layers: int = 5, hidden: Sequence[int] | None = None, supports: Sequence[bij.Support] | None = None
+) -> bij.Compose:
     """Autoregressive layers with permutations between them, and standardisation next to the data.
 
     Args:
         layers: Number of autoregressive layers.
         hidden: Width of each hidden layer of their networks; by default two that grow with the number of columns.
+        supports: What each column may hold; real numbers by default.
 
     Raises:
         PlanError: There is no layer, or a width is not a number above 0.
@@ -35,11 +38,20 @@ def default_plan(layers: int = 5, hidden: Sequence[int] | None = None) -> bij.Co
     for layer in range(layers):
         parts += [bij.Permute()] if layer else []
         parts.append(bij.Invert(bij.AffineAutoregressive(network)))
-    return bij.Compose([*parts, bij.Standardize()])
+    parts.append(bij.Standardize())
+    if supports is not None and any(support != bij.Real() for support in supports):
+        parts.append(bij.Supports(tuple(supports)))
+    return bij.Compose(parts)
 
 
 def default_flow(
-    event_size: int, context_size: int = 0, *, layers: int = 5, hidden: Sequence[int] | None = None, seed: int = 0
+    event_size: int,
+    context_size: int = 0,
+    *,
+    layers: int = 5,
+    hidden: Sequence[int] | None = None,
+    seed: int = 0,
+    supports: Sequence[bij.Support] | None = None,
 ) -> Flow:
     """The default plan over standard normal noise; the seed decides its first weights and its permutations.
 
@@ -51,5 +63,5 @@ def default_flow(
     context_shape = (context_size,) if context_size else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        plan = default_plan(layers, hidden)
+        plan = default_plan(layers, hidden, supports)
         return Flow(torch.distributions.Independent(base, 1), plan, context_shape=context_shape)
