@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "flowmodel"))
+sys.path.insert(0, str(Path(__file__).parent / "oracles"))
 
 
 @pytest.fixture(autouse=True)
