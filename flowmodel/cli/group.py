@@ -14,7 +14,7 @@ from flowmodel.errors import FlowModelError
 ENTRY_POINTS = "flowmodel.commands"
 
 # Loaded one by one: `flowmodel models` need not wait until torch is imported.
-_COMMANDS = {name: f"flowmodel.cli.{name}" for name in ("train", "publish", "models", "score", "sample")}
+_COMMANDS = {name: f"flowmodel.cli.{name}" for name in ("train", "publish", "models", "score", "compare", "sample")}
 
 
 class Commands(click.Group):

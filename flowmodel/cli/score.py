@@ -62,11 +62,12 @@ def read_for(manifest: Manifest, path: Path) -> Table:
 def _answers(scorer: Scorer, table: Table) -> Iterator[tuple[Any, ...]]:
     for start in range(0, len(table), _ROWS_AT_ONCE):
         part = table.rows[start : start + _ROWS_AT_ONCE]
-        for row, value in enumerate(_log_prob(scorer, part), start):
+        for row, value in enumerate(score_rows(scorer, part), start):
             yield row + 1, value, table.bad_rows.get(row, "")
 
 
-def _log_prob(scorer: Scorer, rows: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+def score_rows(scorer: Scorer, rows: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Log-densities ``[N]`` of ``rows[N, D + C]``, features before contexts; NaN for a row that is not finite."""
     answers = np.full(len(rows), np.nan, scorer.dtype)
     good = np.isfinite(rows).all(axis=1)
     if good.any():
