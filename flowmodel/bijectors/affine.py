@@ -5,14 +5,14 @@ import dataclasses
 import torch
 
 from flowmodel.bijectors.affine_transformer import AffineArguments
-from flowmodel.bijectors.base import BijectorPlan
+from flowmodel.bijectors.elementwise import Elementwise
 from flowmodel.bijectors.elementwise_layer import ElementwiseBijector, check_unconditional
 from flowmodel.parameters.base import Parameters
 from flowmodel.parameters.tensor import Tensor as TensorPlan
 
 
 @dataclasses.dataclass(frozen=True)
-class Affine(AffineArguments, BijectorPlan):
+class Affine(AffineArguments, Elementwise):
     """Plan of an elementwise affine bijector.
 
     Args:

@@ -5,18 +5,18 @@ import dataclasses
 import torch
 
 from flowmodel.bijectors.affine_transformer import AffineArguments
+from flowmodel.bijectors.autoregressive import Autoregressive
 from flowmodel.bijectors.autoregressive_layer import (
     AutoregressiveBijector,
     build_autoregressive,
     check_autoregressive,
 )
-from flowmodel.bijectors.base import BijectorPlan
 from flowmodel.parameters.base import Parameters
 from flowmodel.parameters.dense_autoregressive import DenseAutoregressive
 
 
 @dataclasses.dataclass(frozen=True)
-class AffineAutoregressive(AffineArguments, BijectorPlan):
+class AffineAutoregressive(AffineArguments, Autoregressive):
     """Plan of an affine autoregressive bijector (Kingma et al. 2016, arXiv:1606.04934).
 
     Args:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from flowmodel.bijectors.base import Bijector, Folded
 from flowmodel.bijectors.degree_walk import DegreeWalk, InvertByDegree
+from flowmodel.bijectors.folded_network import FoldedNetwork
 from flowmodel.bijectors.transformer import Transformer
 from flowmodel.errors import DtypeMismatchError, PlanError, ShapeMismatchError
 from flowmodel.parameters.base import Parameters
 from flowmodel.parameters.dense_autoregressive import MADE, DenseAutoregressive
-from flowmodel.parameters.network import dense_pass
 
 
 def check_autoregressive(owner: str, params_fn: Parameters | None) -> DenseAutoregressive:
@@ -93,13 +93,16 @@ class AutoregressiveBijector(Bijector):
         """Data to noise, one degree at a time, differentiable by the implicit gradient."""
         self._check_dtype(y)
         made = self.made
+        ordered, first_bias, skip = made.ordered(y).contiguous(), made.first_bias(context), made.folded_skip()
+        weights, biases = made.folded_weights(), made.later_biases()
+        if torch.compiler.is_exporting():
+            # torch.export looks into an autograd.Function, and an exported program has no use for the gradient.
+            first_bias, skip = first_bias.detach(), None if skip is None else skip.detach()
+            weights, biases = [weight.detach() for weight in weights], [bias.detach() for bias in biases]
+            x, log_slope, _, _ = self.walk.invert(ordered.detach(), first_bias, weights, biases, skip)
+            return made.unordered(x), log_slope.sum(0)
         x, log_det = InvertByDegree.apply(  # type: ignore[no-untyped-call]
-            self.walk,
-            made.ordered(y).contiguous(),
-            made.first_bias(context),
-            made.folded_skip(),
-            *made.folded_weights(),
-            *made.later_biases(),
+            self.walk, ordered, first_bias, skip, *weights, *biases
         )
         return made.unordered(x), log_det
 
@@ -117,86 +120,49 @@ class AutoregressiveBijector(Bijector):
 
 
 class FoldedAutoregressive(Folded):
-    """The layer for TorchScript: masked weights as buffers."""
+    """The layer for TorchScript."""
 
     order: Tensor
     place: Tensor
-    context_weight: Tensor
-    skip: Tensor
 
     def __init__(self, made: MADE, walk: DegreeWalk) -> None:
         super().__init__()
         self.walk = copy.deepcopy(walk)
-        self.event_size = made.event_size
-        self.params_per_dim = made.params_per_dim
-        self.nonlinearity = made.nonlinearity
+        self.network = FoldedNetwork(
+            made.folded_weights(),
+            list(made.biases),
+            made.context_weight,
+            made.folded_skip(),
+            made.nonlinearity,
+            made.params_per_dim,
+        )
         self.natural_order = made.natural_order
-        self.has_context = made.context_weight is not None
-        self.has_skip = made.skip_weight is not None
         self.register_buffer("order", made.order.clone())
         self.register_buffer("place", torch.argsort(made.order))
-        weights = [weight.detach().clone() for weight in made.folded_weights()]
-        empty = weights[0].new_zeros(0)
-        skip = made.folded_skip()
-        self.register_buffer("skip", empty if skip is None else skip.detach().clone())
-        context_weight = made.context_weight
-        self.register_buffer("context_weight", empty if context_weight is None else context_weight.detach().clone())
-        self.layers = torch.nn.ModuleList(
-            FoldedLinear(weight, bias.detach().clone()[:, None])
-            for weight, bias in zip(weights, made.biases, strict=True)
-        )
 
     @torch.jit.export
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, in one dense pass."""
-        weights, biases = self._weights_and_biases()
-        x = x.to(weights[0].dtype).t()
-        ordered = x if self.natural_order else x.index_select(0, self.order)
-        outputs = dense_pass(
-            ordered, self._first_bias(biases[0], context), weights, biases[1:], self._skip(), self.nonlinearity
-        )
-        y, log_slope = self.walk.transformer.push(ordered, outputs.view(self.event_size, self.params_per_dim, -1))
-        return (y if self.natural_order else y.index_select(0, self.place)).t(), log_slope.sum(0)
+        ordered = self._ordered(x)
+        y, log_slope = self.walk.transformer.push(ordered, self.network.outputs(ordered, context))
+        return self._unordered(y), log_slope.sum(0)
 
     @torch.jit.export
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data to noise, one degree at a time."""
-        weights, biases = self._weights_and_biases()
-        y = y.to(weights[0].dtype).t()
-        ordered = (y if self.natural_order else y.index_select(0, self.order)).contiguous()
+        network = self.network
         x, log_slope, _, _ = self.walk.invert(
-            ordered, self._first_bias(biases[0], context), weights, biases[1:], self._skip()
+            self._ordered(y).contiguous(),
+            network.first_bias(context),
+            network.weights(),
+            network.biases()[1:],
+            network.skip(),
         )
-        return (x if self.natural_order else x.index_select(0, self.place)).t(), log_slope.sum(0)
+        return self._unordered(x), log_slope.sum(0)
 
-    def _weights_and_biases(self) -> tuple[list[Tensor], list[Tensor]]:
-        weights: list[Tensor] = []
-        biases: list[Tensor] = []
-        for layer in self.layers:
-            weights.append(layer.weight)  # type: ignore[arg-type]
-            biases.append(layer.bias)  # type: ignore[arg-type]
-        return weights, biases
+    def _ordered(self, x: Tensor) -> Tensor:
+        x = x.to(self.network.weights()[0].dtype).t()
+        return x if self.natural_order else x.index_select(0, self.order)
 
-    def _skip(self) -> Tensor | None:
-        skip: Tensor | None = None
-        if self.has_skip:
-            skip = self.skip
-        return skip
-
-    def _first_bias(self, bias: Tensor, context: Tensor | None) -> Tensor:
-        """The bias of the first layer ``[H, 1]``, or ``[H, B]`` with the context's part."""
-        if self.has_context and context is not None:
-            return torch.addmm(bias, self.context_weight, context.to(bias.dtype).t())
-        return bias
-
-
-class FoldedLinear(torch.nn.Module):
-    """A weight ``[n, m]`` and a bias ``[n, 1]``, as buffers."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+    def _unordered(self, x: Tensor) -> Tensor:
+        return (x if self.natural_order else x.index_select(0, self.place)).t()

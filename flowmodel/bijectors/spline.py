@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from flowmodel.bijectors.base import BijectorPlan
+from flowmodel.bijectors.elementwise import Elementwise
 from flowmodel.bijectors.elementwise_layer import ElementwiseBijector, check_unconditional
 from flowmodel.bijectors.spline_transformer import SplineArguments
 from flowmodel.parameters.base import Parameters
@@ -12,7 +12,7 @@ from flowmodel.parameters.tensor import Tensor as TensorPlan
 
 
 @dataclasses.dataclass(frozen=True)
-class Spline(SplineArguments, BijectorPlan):
+class Spline(SplineArguments, Elementwise):
     """Plan of an elementwise spline bijector.
 
     Args:

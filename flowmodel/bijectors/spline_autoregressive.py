@@ -4,19 +4,19 @@ import dataclasses
 
 import torch
 
+from flowmodel.bijectors.autoregressive import Autoregressive
 from flowmodel.bijectors.autoregressive_layer import (
     AutoregressiveBijector,
     build_autoregressive,
     check_autoregressive,
 )
-from flowmodel.bijectors.base import BijectorPlan
 from flowmodel.bijectors.spline_transformer import SplineArguments
 from flowmodel.parameters.base import Parameters
 from flowmodel.parameters.dense_autoregressive import DenseAutoregressive
 
 
 @dataclasses.dataclass(frozen=True)
-class SplineAutoregressive(SplineArguments, BijectorPlan):
+class SplineAutoregressive(SplineArguments, Autoregressive):
     """Plan of a spline autoregressive bijector (Durkan et al. 2019, arXiv:1906.04032).
 
     Args:

@@ -1,5 +1,7 @@
 """The dense pass through a feed-forward network, feature-major, in words that TorchScript takes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,8 @@ def dense_pass(
     if skip is not None:
         outputs = torch.addmm(outputs, skip, x)
     return outputs
+
+
+def uniform_of_fan_in(shape: tuple[int, ...], fan_in: int) -> Tensor:
+    """Weights or biases of variance 1/(3 n) for n inputs, as ``torch.nn.Linear`` draws them."""
+    return (torch.rand(shape) * 2 - 1) / math.sqrt(max(fan_in, 1))
