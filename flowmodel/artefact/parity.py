@@ -73,11 +73,10 @@ def _sample(
     if context is not None:
         given = flow.standard_context(torch.as_tensor(context, device=device).reshape(-1, *(flow.context_shape or ())))
     samples, log_det = flow.bijector.forward_and_log_det(noise, given)
-    integers = flow.bijector.integers().to(device).reshape(flow.event_shape)
-    if bool(integers.any()):
-        samples = torch.where(integers, samples.round(), samples)
-        _, inverse_log_det = flow.bijector.inverse_and_log_det(samples, given)
-        noise, log_det = flow.bijector.inverse(samples, given), -inverse_log_det
+    if flow.whole_columns:
+        samples = flow.rounded(samples)
+        noise, inverse_log_det = flow.bijector.inverse_and_log_det(samples, given)
+        log_det = -inverse_log_det
     log_prob = flow.base.log_prob(noise) - log_det
     return samples.reshape(count, -1).cpu().numpy().astype(np.float64), log_prob.cpu().numpy().astype(np.float64)
 

@@ -70,7 +70,8 @@ class Scorer(torch.nn.Module):
         draw = self.base.from_noise(noise)
         rows, log_det = self.bijector.push(draw, standard_context)
         if self.has_integers:
-            rows = torch.where(self.integers, torch.round(rows), rows)
+            # Adding 0 turns -0 into 0.
+            rows = torch.where(self.integers, torch.round(rows) + 0.0, rows)
             return rows, self._log_prob(rows, standard_context)
         return rows, self.base.log_prob(draw) - log_det
 
@@ -146,6 +147,11 @@ def check_exportable(flow: Flow) -> None:
         flowmodel.errors.ExportError: base distribution Cauchy cannot be exported; use Normal, ...
     """
     flow.base.check_exportable()
+    if flow.conditioned_on is not None or flow.batch_shape:
+        raise ExportError(
+            f"a flow of batch shape {tuple(flow.batch_shape)}, as condition() and expand() give it, cannot be "
+            "exported; export the flow that it was made from, whose model takes a context with each row"
+        )
     folded(flow.bijector)
 
 
