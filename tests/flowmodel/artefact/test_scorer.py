@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from flows import CONTEXT_SHAPES, EVENT_SHAPES, PLANS, contexts, normal, trained_flow
+from flows import CASES, PLANS, contexts, normal, trained_flow
 
 import flowmodel
 import flowmodel.bijectors as bij
@@ -21,9 +21,7 @@ from flowmodel.runtime.noise import Draw
 from flowmodel.runtime.scoring import Scorer
 
 
-@pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
-@pytest.mark.parametrize("event_shape", EVENT_SHAPES)
-@pytest.mark.parametrize("name", list(PLANS))
+@pytest.mark.parametrize(("name", "event_shape", "context_shape"), CASES)
 @torch.no_grad()
 def test_scorer_equals_the_flow(name, event_shape, context_shape, tmp_path):
     flow = trained_flow(PLANS[name], event_shape, context_shape)
@@ -191,6 +189,19 @@ def test_a_base_that_cannot_be_exported_is_refused_by_name(base, text, tmp_path)
 def test_names_of_another_number_are_refused(names, text, tmp_path):
     with pytest.raises(ExportError, match=text):
         export_scorer(dist.Flow(normal((2,)), bij.Affine()), tmp_path / "s.pt", **names)
+
+
+def test_a_conditioned_or_expanded_flow_is_refused_and_the_flow_itself_is_not(tmp_path):
+    flow = dist.Flow(normal((2,)), bij.AffineAutoregressive(), context_shape=(3,))
+    conditioned = flow.condition(torch.zeros(5, 3, dtype=torch.float64))
+    for given, shape in (
+        (conditioned, r"\(5,\)"),
+        (flow.condition(torch.zeros(3)), r"\(\)"),
+        (flow.expand((4,)), r"\(4,\)"),
+    ):
+        with pytest.raises(ExportError, match=rf"a flow of batch shape {shape}.*cannot be exported; export the flow"):
+            export_scorer(given, tmp_path / "s.pt")
+    export_scorer(flow, tmp_path / "s.pt")
 
 
 class WholeNumbers(bij.Bijector):
