@@ -31,6 +31,10 @@ class ReparameterisationError(FlowModelError, NotImplementedError):
     """Samples were asked for with gradients, which they do not carry."""
 
 
+class NoClosedFormError(FlowModelError, NotImplementedError):
+    """A moment, entropy or divergence is not known in closed form; the text says how to estimate it."""
+
+
 class DataError(FlowModelError, ValueError):
     """A data file or table cannot be trained on or scored; the text names file, column and row."""
 

@@ -62,7 +62,8 @@ class Compose(BijectorPlan):
                     f"Compose: bijectors[{place - 1}] ({type(self.bijectors[place - 1]).__name__}) gives "
                     f"{in_words(of)}, and bijectors[{place}] ({type(plan).__name__}) only takes "
                     f"{in_words(plan.domain)}; put a bijector between them that maps the one to the other (Exp, "
-                    "Softplus: all real numbers to positive ones; Sigmoid: to those between 0 and 1; Invert turns each round), or change the order"
+                    "Softplus: all real numbers to positive ones; Sigmoid: to those between 0 and 1; Invert turns each "
+                    "round), or change the order"
                 )
             of = plan.image(of)
         return of

@@ -51,6 +51,14 @@ def constraint_of(interval: Interval) -> Constraint:
     return constraints.less_than(high) if low == -math.inf else constraints.interval(low, high)  # type: ignore[no-untyped-call]
 
 
+def point_inside(interval: Interval) -> float:
+    """A number well inside an interval: 0 of all reals, else 1 from its only end or midway between its two."""
+    low, high = interval
+    if math.isinf(low):
+        return 0.0 if math.isinf(high) else high - 1.0
+    return low + 1.0 if math.isinf(high) else (low + high) / 2
+
+
 def over_event(constraint: Constraint, event_dims: int) -> Constraint:
     """The constraint on each scalar, made one on a whole event of ``event_dims`` dimensions.
 

@@ -5,16 +5,19 @@ r"""The flow: a base distribution seen through a bijector.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import copy
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from flowmodel.bijectors.base import BijectorPlan, leading_shape
+from flowmodel.bijectors.base import Bijector, BijectorPlan, as_plan, leading_shape
+from flowmodel.bijectors.domain import interval_of, point_inside
 from flowmodel.bijectors.standardize import KeepsFloat64, location_and_scale
 from flowmodel.distributions.base import BaseDistribution
-from flowmodel.errors import PlanError, ReparameterisationError, ShapeMismatchError
+from flowmodel.distributions.base_support import check_base, check_support
+from flowmodel.errors import NoClosedFormError, PlanError, ReparameterisationError, ShapeMismatchError
 
 SampleShape = torch.Size | list[int] | tuple[int, ...]
 
@@ -26,11 +29,14 @@ class Flow(KeepsFloat64, Distribution):
 
     Args:
         base_dist: distribution of the noise; its event shape is the flow's.
-        bijector: plan of the map from noise to data.
+        bijector: plan of the map from noise to data (of a plan without required arguments, the class will do).
+        validate_args: whether ``log_prob`` raises an error for values outside the support, as torch's own distributions
+            do; otherwise, and if ``None``, they have the log-density -inf, so that one row spoils no batch.
         context_shape: shape of the context that a conditional flow reads, else ``None``.
 
     Raises:
-        PlanError: ``bijector`` is not a plan.
+        PlanError: ``bijector`` is not a plan, or ``base_dist`` not a distribution.
+        DomainError: the noise may lie where the bijector is not defined.
         ShapeMismatchError: the plan cannot be built for the event shape of the base distribution.
 
     Example:
@@ -47,20 +53,20 @@ class Flow(KeepsFloat64, Distribution):
     def __init__(
         self,
         base_dist: Distribution,
-        bijector: BijectorPlan,
+        bijector: BijectorPlan | type[BijectorPlan],
+        validate_args: bool | None = None,
         *,
         context_shape: torch.Size | tuple[int, ...] | None = None,
     ) -> None:
         torch.nn.Module.__init__(self)
-        if not isinstance(bijector, BijectorPlan):
-            raise PlanError(
-                f"Flow: bijector={bijector!r} given; expected a plan of a bijector, such as bij.AffineAutoregressive()"
-            )
-        Distribution.__init__(self, base_dist.batch_shape, base_dist.event_shape, validate_args=False)
-        self.plan = bijector
-        self.context_shape = None if context_shape is None else torch.Size(context_shape)
+        check_base(base_dist, bijector)
+        self.plan = as_plan("Flow", bijector)
+        Distribution.__init__(self, base_dist.batch_shape, base_dist.event_shape, validate_args=bool(validate_args))
+        self.context_shape = _context_shape(context_shape)
+        self._context: Tensor | None = None
+        self.bijector: Bijector = self.plan.build(base_dist.event_shape, self.context_shape)
+        check_support(base_dist, self.bijector.domain)
         self.base = BaseDistribution(base_dist)
-        self.bijector = bijector.build(base_dist.event_shape, self.context_shape)
         # A list, not a tensor to be looked into: torch.compile and torch.export cannot branch on values.
         self.whole_columns: list[int] = self.bijector.integers().nonzero().flatten().tolist()
         context_size = self.bijector.context_size
@@ -74,8 +80,14 @@ class Flow(KeepsFloat64, Distribution):
 
     @property
     def base_dist(self) -> Distribution:
-        """The distribution of the noise, over its present tensors."""
-        return self.base.distribution()
+        """The distribution of the noise, over its present tensors and in the batch shape of the flow."""
+        base = self.base.distribution()
+        return base if base.batch_shape == self.batch_shape else base.expand(self.batch_shape)
+
+    @property
+    def conditioned_on(self) -> Tensor | None:
+        """The context of :meth:`condition`; ``None`` for a flow that waits for one, or takes none."""
+        return self._context
 
     @property
     def dtype(self) -> torch.dtype:
@@ -94,8 +106,98 @@ class Flow(KeepsFloat64, Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All real events."""
-        return constraints.independent(constraints.real, len(self.event_shape))  # type: ignore[no-untyped-call]
+        """The codomain of the bijector."""
+        return self.bijector.codomain
+
+    def condition(self, context: Tensor) -> Flow:
+        """This flow given a context: a flow of its own over the same weights, this one left as it is.
+
+        Args:
+            context: ``[..., *context_shape]``; its leading shape becomes part of the batch shape.
+
+        Raises:
+            ShapeMismatchError: the flow takes no context, or one of another shape.
+
+        Example:
+            >>> import torch, flowmodel.bijectors as bij, flowmodel.distributions as dist
+            >>> base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)
+            >>> flow = dist.Flow(base, bij.AffineAutoregressive(), context_shape=(3,))
+            >>> given = flow.condition(torch.zeros(5, 3))
+            >>> given.batch_shape, given.sample((7,)).shape
+            (torch.Size([5]), torch.Size([7, 5, 2]))
+        """
+        if self.context_shape is None:
+            raise ShapeMismatchError(
+                f"Flow: context of shape {tuple(context.shape)} given to a flow that was built without one; build it "
+                f"with Flow(base_dist, bijector, context_shape={tuple(context.shape[-1:])})"
+            )
+        leading = leading_shape("Flow", "context", context, self.context_shape)
+        own = self.batch_shape if self._context is None else self.base.distribution().batch_shape
+        conditioned = copy.copy(self)
+        conditioned._context = context
+        conditioned._batch_shape = _broadcast("Flow: context", leading, own)
+        return conditioned
+
+    def expand(self, batch_shape: SampleShape, _instance: Any = None) -> Flow:
+        """This flow with its batch shape broadcast to another, over the same weights.
+
+        Raises:
+            ShapeMismatchError: the present batch shape does not broadcast to that one.
+        """
+        wanted = torch.Size(batch_shape)
+        if _broadcast("Flow.expand", wanted, self.batch_shape) != wanted:
+            raise ShapeMismatchError(
+                f"Flow.expand: {tuple(wanted)} given, to which the batch shape {tuple(self.batch_shape)} cannot be "
+                "broadcast; give a shape that ends in it"
+            )
+        expanded = copy.copy(self)
+        expanded._batch_shape = wanted
+        return expanded
+
+    def rnormalize(self, value: Tensor, context: Tensor | None = None) -> Tensor:
+        """Data to noise, with gradients; shapes and errors as in :meth:`log_prob`."""
+        return self.bijector.inverse(value, self.standard_context(context))
+
+    @torch.no_grad()
+    def normalize(self, value: Tensor, context: Tensor | None = None) -> Tensor:
+        """Data to noise, without gradients."""
+        return self.rnormalize(value, context)
+
+    def entropy(self, context: Tensor | None = None) -> Tensor:
+        """Differential entropy in nats, ``[*batch_shape]``, where it is known in closed form.
+
+        It is that of the base plus the log-determinant of the bijector, so it is known if the latter is the same for
+        all noise (affine and volume-preserving bijectors) and torch knows the former.
+
+        Raises:
+            NoClosedFormError: otherwise; -flow.log_prob(flow.sample((n,))).mean(0) estimates it.
+        """
+        estimate = "estimate it by -flow.log_prob(flow.sample((10_000,))).mean(0)"
+        if not self.bijector.constant_log_det or self.whole_columns:
+            raise NoClosedFormError(
+                f"Flow: the entropy has no closed form, for {type(self.plan).__name__} stretches the noise differently "
+                f"from place to place; {estimate}"
+            )
+        try:
+            of_base = self.base_dist.entropy()
+        except NotImplementedError:
+            name = type(self.base_dist).__name__
+            raise NoClosedFormError(
+                f"Flow: the entropy of the base distribution {name} is not known in closed form; {estimate}"
+            ) from None
+        interval = interval_of(self.bijector.domain)
+        point = torch.full(self.event_shape, 0.0 if interval is None else point_inside(interval)).to(of_base)
+        return of_base + self.bijector.forward_and_log_det(point, self.standard_context(context))[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """Refused: what a bijector does to a mean has no closed form."""
+        self._refuse_moment("mean", "flow.sample((10_000,)).mean(0)")
+
+    @property
+    def variance(self) -> Tensor:
+        """Refused, as :attr:`mean` is."""
+        self._refuse_moment("variance", "flow.sample((10_000,)).var(0)")
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density, in nats and in the units of the data.
@@ -111,8 +213,12 @@ class Flow(KeepsFloat64, Distribution):
             ShapeMismatchError: a trailing shape is wrong, or a context is missing or not wanted.
             DtypeMismatchError: the value's dtype or device is not that of the flow.
         """
+        if self._validate_args:
+            leading_shape("Flow", "value", value, self.event_shape)
+            self._validate_sample(value)
         noise, log_det = self.bijector.inverse_and_log_det(value, self.standard_context(context))
-        return self.base.log_prob(noise) + log_det
+        log_prob = self.base.log_prob(noise) + log_det
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))  # type: ignore[no-untyped-call]
 
     def rsample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Reparameterised samples ``[*sample_shape, *batch_shape, *event_shape]``.
@@ -124,8 +230,8 @@ class Flow(KeepsFloat64, Distribution):
         """
         if self.whole_columns:
             raise ReparameterisationError(
-                f"Flow: samples of dimension(s) {self.whole_columns} are rounded to whole numbers and carry no gradient; use "
-                "sample(), or declare these columns bij.Real()"
+                f"Flow: samples of dimension(s) {self.whole_columns} are rounded to whole numbers and carry no "
+                "gradient; use sample(), or declare these columns bij.Real()"
             )
         noise = self.base_dist.rsample(torch.Size(sample_shape))
         return self.bijector.forward(noise, self.standard_context(context))
@@ -134,7 +240,10 @@ class Flow(KeepsFloat64, Distribution):
     def sample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Samples without gradients, columns of whole numbers rounded; shapes as in :meth:`rsample`."""
         noise = self.base_dist.sample(torch.Size(sample_shape))
-        samples = self.bijector.forward(noise, self.standard_context(context))
+        return self.rounded(self.bijector.forward(noise, self.standard_context(context)))
+
+    def rounded(self, samples: Tensor) -> Tensor:
+        """Samples ``[..., *event_shape]`` with the columns that hold whole numbers rounded to them."""
         if not self.whole_columns:
             return samples
         whole = self.bijector.integers().reshape(self.event_shape).to(samples.device)
@@ -173,9 +282,13 @@ class Flow(KeepsFloat64, Distribution):
     def standard_context(self, context: Tensor | None) -> Tensor | None:
         """A context ``[..., *context_shape]`` as the bijector reads it: standardised, in the dtype of the flow.
 
+        Without one, that of :meth:`condition`, if there is one.
+
         Raises:
             ShapeMismatchError: the trailing shape is wrong.
         """
+        if context is None and self._context is not None:
+            context = self._context.to(self.context_location.device)
         if context is None or self.context_shape is None:
             return context
         leading_shape("Flow", "context", context, self.context_shape)
@@ -183,5 +296,26 @@ class Flow(KeepsFloat64, Distribution):
         scale = self.context_scale.reshape(self.context_shape)
         return ((context.to(torch.float64) - location) / scale).to(self.dtype)
 
+    def _refuse_moment(self, name: str, estimate: str) -> NoReturn:
+        raise NoClosedFormError(f"Flow: the {name} has no closed form; estimate it by {estimate}")
+
     def __repr__(self) -> str:
         return f"Flow(base_dist={self.base_dist!r}, bijector={self.plan!r})"
+
+
+def _context_shape(given: Any) -> torch.Size | None:
+    if given is None:
+        return None
+    if isinstance(given, int) or not all(isinstance(size, int) and size > 0 for size in given):
+        shape = f"({given},)" if isinstance(given, int) else "(3,)"
+        raise PlanError(f"Flow: context_shape={given!r} given; expected whole numbers above 0 in a tuple, as {shape}")
+    return torch.Size(given)
+
+
+def _broadcast(owner: str, given: torch.Size, own: torch.Size) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(given, own)  # type: ignore[no-untyped-call, no-any-return]
+    except RuntimeError:
+        raise ShapeMismatchError(
+            f"{owner}: leading shape {tuple(given)} does not broadcast against the batch shape {tuple(own)} of the flow"
+        ) from None

@@ -29,6 +29,9 @@ PLANS: dict[str, bij.BijectorPlan] = {
     "spline-quadratic": bij.Spline(order="quadratic"),
     "spline-autoregressive": SplineAR(MADE((24, 20), skip_connections=True), count_bins=5),
     "spline-autoregressive-quadratic": SplineAR(MADE((24, 20)), count_bins=4, order="quadratic"),
+    "coupling": bij.Compose([bij.AffineCoupling(), bij.Permute(), bij.AffineCoupling(params.Dense((24,), "tanh"))]),
+    "coupling-spline": bij.SplineCoupling(params.Dense((24, 20)), split=None, count_bins=5),
+    "coupling-spline-quadratic": bij.SplineCoupling(params.Dense((24,)), count_bins=5, order="quadratic"),
     "invert-spline-autoregressive": bij.Invert(SplineAR(MADE((24,)), bound=4.0)),
     "invert": bij.Invert(AR(MADE((24, 24)))),
     "invert-invert": bij.Invert(bij.Invert(AR(MADE((24, 24))))),
@@ -41,8 +44,37 @@ PLANS: dict[str, bij.BijectorPlan] = {
     "preprocessed": bij.Compose([bij.Invert(AR(MADE((24, 24)))), bij.Standardize()]),
 }
 
+ELEMENTWISE: dict[str, bij.BijectorPlan] = {
+    "affine-fixed": bij.AffineFixed(loc=2.0, scale=-3.0),
+    "elu": bij.ELU(),
+    "exp": bij.Exp(),
+    "leaky-relu": bij.LeakyReLU(),
+    "power": bij.Compose([bij.Softplus(), bij.Power(1.5)]),
+    "power-reciprocal": bij.Compose([bij.Exp(), bij.Power(-0.5)]),
+    "sigmoid": bij.Sigmoid(),
+    "softplus": bij.Softplus(),
+    "tanh": bij.Tanh(),
+    "invert-tanh": bij.Compose([bij.Tanh(), bij.Invert(bij.Tanh())]),
+    "interval": bij.Compose(
+        [AR(MADE((24,))), bij.AffineFixed(scale=0.02), bij.Sigmoid(), bij.AffineFixed(loc=-1.0, scale=4.0)]
+    ),
+}
+"""Plans without parameters of their own, and chains that end in one; they do not begin as the identity."""
+
+PLANS |= ELEMENTWISE
+
 EVENT_SHAPES = [(1,), (2,), (5,), (2, 3)]
 CONTEXT_SHAPES = [None, (3,)]
+
+CASES = [
+    (name, event_shape, context_shape)
+    for name in PLANS
+    for event_shape in EVENT_SHAPES
+    for context_shape in CONTEXT_SHAPES
+    # What treats every scalar alone, and reads no context, needs not every combination.
+    if name not in ELEMENTWISE or (event_shape, context_shape) in (((5,), None), ((2, 3), (3,)))
+]
+"""What a property of every flow is tested over: name of the plan, event shape and context shape."""
 
 
 def normal(event_shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> torch.distributions.Distribution:
@@ -65,6 +97,8 @@ def trained_flow(
             parameter += 0.2 * torch.randn_like(parameter)
     rows = 3 * torch.randn(50, *event_shape, dtype=torch.float64) + 10
     context = None if context_shape is None else 2 * torch.randn(50, *context_shape, dtype=torch.float64) - 4
+    if not bool(flow.support.check(rows).all()):
+        rows = flow.sample((50,), context)
     flow.standardize_(rows, context)
     return flow
 

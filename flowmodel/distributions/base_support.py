@@ -1,0 +1,44 @@
+"""Whether a distribution can be the noise of a flow: what it is, and where its values lie."""
+
+from __future__ import annotations
+
+from torch.distributions import Distribution, constraints
+
+from flowmodel.bijectors.domain import REALS, fits, in_words, interval_of
+from flowmodel.errors import DomainError, PlanError
+
+
+def check_base(base_dist: object, bijector: object) -> None:
+    """Raise a :class:`PlanError` unless the first is a distribution; the text says if the two were changed over."""
+    if isinstance(base_dist, Distribution):
+        return
+    if isinstance(bijector, Distribution):
+        raise PlanError(
+            "Flow: the bijector stands first and the base distribution second; expected Flow(base_dist, bijector)"
+        )
+    example = "torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)"
+    raise PlanError(f"Flow: base_dist={base_dist!r} given; expected a distribution of the noise, such as {example}")
+
+
+def check_support(base_dist: Distribution, domain: constraints.Constraint) -> None:
+    """Raise a :class:`DomainError` if the noise may lie where the bijector is not defined."""
+    name = type(base_dist).__name__
+    try:
+        support = base_dist.support
+    except NotImplementedError:
+        support = None
+    if support is None or support is constraints.dependent:
+        # Nothing is known of such a distribution; a bijector of all reals takes it at its word.
+        if interval_of(domain) == REALS:
+            return
+        support = constraints.dependent
+    if support.is_discrete:
+        raise DomainError(
+            f"Flow: base distribution {name} is discrete and has no density; expected a continuous one, such as Normal"
+        )
+    if not fits(support, domain):
+        raise DomainError(
+            f"Flow: base distribution {name} gives {in_words(support)}, and the bijector only takes "
+            f"{in_words(domain)}; take a base distribution on these, or put a bijector that leads there first in a "
+            "Compose (Exp and Softplus: to positive numbers; Sigmoid: to those between 0 and 1)"
+        )
