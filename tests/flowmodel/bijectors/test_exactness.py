@@ -163,7 +163,10 @@ def test_an_untrained_flow_equals_its_base(name, event_shape):
     torch.testing.assert_close(flow.log_prob(y), normal(event_shape).log_prob(y), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "invert", "stack", "preprocessed", "spline-autoregressive", "coupling", "coupling-spline"])
+@pytest.mark.parametrize(
+    "name",
+    ["autoregressive", "invert", "stack", "preprocessed", "spline-autoregressive", "coupling", "coupling-spline"],
+)
 def test_density_of_a_plane_integrates_to_one(name):
     flow = trained_flow(PLANS[name], (2,))
     samples = flow.sample((20_000,))
