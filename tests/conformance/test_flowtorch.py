@@ -1,8 +1,8 @@
 """What FlowTorch's own tests and example promise, kept by this library under FlowTorch's names.
 
 Where FlowTorch asserts its cache (``log_detJ`` on a tensor) or ``Invert``'s unnegated log-determinant, the true
-statement stands here: values come in pairs, and the inverse has the negative log-determinant. FlowTorch runs ``Power`` on normal
-noise, half of which it cannot take; here the noise is a gamma's.
+statement stands here: values come in pairs, and the inverse has the negative log-determinant. FlowTorch runs ``Power``
+on normal noise, half of which it cannot take; here the noise is a gamma's.
 """
 
 from __future__ import annotations
