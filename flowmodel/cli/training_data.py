@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from flowmodel.data import Split, Table, check_enough_rows, check_varied, read_table, split_rows
+from flowmodel.data import Split, Table
 from flowmodel.distributions import Flow
 from flowmodel.errors import DataError
 
@@ -109,43 +107,3 @@ def finite_nll(nll: float, source: str) -> float:
             "others, or give more of them"
         )
     return nll
-
-
-def read_training_data(
-    path: Path, columns: Sequence[str] | None, contexts: Sequence[str], *, validation: float, test: float, seed: int
-) -> TableData:
-    """Read, check and split a file.
-
-    Args:
-        path: The file.
-        columns: Columns whose density is learnt; all that are no contexts by default.
-        contexts: Columns it depends on.
-        validation: Fraction of rows that choose the weights.
-        test: Fraction of rows for the test.
-        seed: Of the split.
-
-    Raises:
-        DataError: The file cannot be trained on; the text names row and column.
-    """
-    features, context_table = read_features(path, columns, contexts)
-    check_enough_rows(len(features), len(features.columns), features.source)
-    for part in (features, context_table):
-        if part is not None:
-            check_varied(part.rows, part.columns, part.source)
-    split = split_rows(len(features), validation=validation, test=test, seed=seed)
-    check_enough_rows(len(split.train), len(features.columns), f"{path}, training part")
-    return TableData(features, context_table, split)
-
-
-def read_features(path: Path, columns: Sequence[str] | None, contexts: Sequence[str]) -> tuple[Table, Table | None]:
-    """The feature and context columns of a file.
-
-    Raises:
-        DataError: As ``read_table``, or a column is to be both feature and context.
-    """
-    both = [name for name in contexts if columns is not None and name in columns]
-    if both:
-        raise DataError(f"{path}: column {both[0]!r} is asked for as feature and as context; choose one")
-    table = read_table(path, None if columns is None else [*columns, *contexts])
-    chosen = columns if columns is not None else [name for name in table.columns if name not in contexts]
-    return table.select(chosen), table.select(contexts) if contexts else None

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from flowmodel.artefact.manifest import Manifest
+from flowmodel.cli.chunked_data import ChunkedData
 from flowmodel.cli.training_data import Part, TableData, log_prob
 from flowmodel.distributions import Flow
 from flowmodel.report import write_report
@@ -18,7 +19,9 @@ _ENOUGH_ROWS = 500
 """Test rows that make a picture; where there are fewer, all rows are shown."""
 
 
-def write_training_report(folder: Path, manifest: Manifest, result: FitResult, flow: Flow, data: TableData) -> None:
+def write_training_report(
+    folder: Path, manifest: Manifest, result: FitResult, flow: Flow, data: TableData | ChunkedData
+) -> None:
     """Pictures and page of a flow just trained.
 
     Args:
@@ -50,7 +53,7 @@ def write_training_report(folder: Path, manifest: Manifest, result: FitResult, f
     )
 
 
-def _all_parts(data: TableData) -> Part:
+def _all_parts(data: TableData | ChunkedData) -> Part:
     train, validation, test = (data.part(name, _MOST_ROWS) for name in ("train", "validation", "test"))
     rows = np.concatenate([train.rows, validation.rows, test.rows])
     if train.context is None or validation.context is None or test.context is None:

@@ -25,16 +25,20 @@ def check_finite(rows: Matrix, columns: Sequence[str], source: str) -> None:
     )
 
 
-def check_varied(rows: Matrix, columns: Sequence[str], source: str) -> None:
-    """Raise ``DataError`` for a column that has the same value in all rows: no density can be given for it."""
+def check_varied(rows: Matrix, columns: Sequence[str], source: str, *, count: int | None = None) -> None:
+    """Raise ``DataError`` for a column that has the same value in all rows: no density can be given for it.
+
+    Where ``rows`` are only the lowest and the highest value of each column, ``count`` says of how many rows.
+    """
     if not len(rows):
         return
+    count = len(rows) if count is None else count
     lowest, highest = rows.min(axis=0), rows.max(axis=0)
     # A column computed as a constant may differ in the last bit from row to row.
     rounding = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(lowest), np.abs(highest))
     for column in np.flatnonzero(highest - lowest <= rounding).tolist():
         raise DataError(
-            f"{source}: column {columns[column]!r} has one value, {lowest[column]:g}, in all {len(rows)} rows; "
+            f"{source}: column {columns[column]!r} has one value, {lowest[column]:g}, in all {count} rows; "
             "a density needs columns that vary, so leave it out"
         )
 

@@ -26,17 +26,18 @@ def read(path: Path, wanted: Sequence[str] | None, first_only: bool) -> Reading:
             columns = tuple(wanted if wanted is not None else file.schema_arrow.names)
             indices = find_columns(file.schema_arrow.names, columns, str(path))
             for name, index in zip(columns, indices, strict=True):
-                _check_numeric(path, file, name, file.schema_arrow.types[index])
+                check_numeric(path, file, name, file.schema_arrow.types[index])
             table = file.read(columns=list(columns))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file ({_first_line(error)}); write it again") from error
+        raise DataError(f"{path}: not a readable Parquet file ({first_line(error)}); write it again") from error
     rows = np.empty((table.num_rows, len(columns)))
     for place, name in enumerate(columns):
         rows[:, place] = table.column(name).cast(pa.float64(), safe=False).to_numpy()
     return Reading(columns, rows, non_finite_problems(columns, rows, first_only))
 
 
-def _check_numeric(path: Path, file: Any, name: str, kind: Any) -> None:
+def check_numeric(path: Path, file: Any, name: str, kind: Any) -> None:
+    """Raise ``DataError`` unless a column holds numbers."""
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return
     first = next(
@@ -45,5 +46,6 @@ def _check_numeric(path: Path, file: Any, name: str, kind: Any) -> None:
     raise DataError(f"{path}: {cell_problem(0, name, f'{first!r} (the column is of type {kind})')}")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """An error of Arrow, for a message."""
     return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

@@ -28,12 +28,12 @@ def cell_problem(row: int, column: str, found: str, line: int | None = None) -> 
     )
 
 
-def non_finite_problems(columns: Sequence[str], rows: Matrix, first_only: bool) -> dict[int, str]:
-    """The problem of each row that holds a NaN or an infinity: its first such cell."""
+def non_finite_problems(columns: Sequence[str], rows: Matrix, first_only: bool, before: int = 0) -> dict[int, str]:
+    """The problem of each row that holds a NaN or an infinity: its first such cell; so many rows came before these."""
     bad = ~np.isfinite(rows)
     bad_rows = np.flatnonzero(bad.any(axis=1))
     problems = {}
     for row in bad_rows[: 1 if first_only else None].tolist():
         column = int(bad[row].argmax())
-        problems[row] = cell_problem(row, columns[column], describe(rows[row, column]))
+        problems[row] = cell_problem(before + row, columns[column], describe(rows[row, column]))
     return problems

@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from flowmodel.bijectors.supports import supports_of
-from flowmodel.data import check_enough_rows, check_finite, check_supported, check_varied, split_rows
+from flowmodel.data.parquet_rows import ParquetRows
 from flowmodel.distributions import Flow
 from flowmodel.errors import DataError, TrainingError
+from flowmodel.training.checkpoint import Checkpoint
 from flowmodel.training.history import Epoch, FitResult
+from flowmodel.training.in_memory import InMemory, Rows
 from flowmodel.training.optimiser import Optimiser
-
-Rows = Tensor | np.ndarray[Any, Any]
-
-LOWERINGS = 1
-"""How often the learning rate is lowered before training ends."""
-
-_WORTH_WAITING = 1e-3
-"""Nats per dimension by which validation must get better for training to go on; any better weights are kept."""
-
-_EVALUATION_ROWS = 8192
+from flowmodel.training.processes import Processes
+from flowmodel.training.source import Source
+from flowmodel.training.streamed import Streamed
+from flowmodel.training.trainer import Trainer
 
 
 def fit(
     flow: Flow,
-    data: Rows,
+    data: Rows | ParquetRows,
     *,
     context: Rows | None = None,
-    validation: float | Rows = 0.1,
+    validation: float | Rows | ParquetRows = 0.1,
     validation_context: Rows | None = None,
     seed: int = 0,
     max_epochs: int = 300,
@@ -48,13 +42,19 @@ def fit(
     clip_norm: float = 5.0,
     standardize: bool = True,
     progress: Callable[[Epoch], None] | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Train a flow in place and leave it with the weights that did best on the held-out rows.
 
+    Under an initialised ``torch.distributed`` group, such as ``torchrun`` makes for a program that calls
+    ``init_process_group``, all processes must call it with the same arguments: each takes its share of every batch, and
+    all end with the weights that one alone would have, to rounding.
+
     Args:
         flow: The flow; its ``Standardize`` parts are set from the training rows alone.
-        data: ``[N, *event_shape]``, at best float64.
-        context: ``[N, *context_shape]`` for a conditional flow.
+        data: ``[N, *event_shape]``, at best float64; or rows of a Parquet file, read in chunks.
+        context: ``[N, *context_shape]`` for a conditional flow; rows of a Parquet file bring their own.
         validation: Fraction of the rows to hold out, or the held-out rows themselves.
         validation_context: Contexts of the held-out rows, where these are given.
         seed: Decides the split and the order of the rows; the same seed on the same machine repeats a run exactly.
@@ -68,13 +68,18 @@ def fit(
         clip_norm: Largest norm of the gradient.
         standardize: Whether to set the ``Standardize`` parts; ``False`` goes on with a flow trained before.
         progress: Called after each epoch; may raise to end training early, the best weights are then in place.
+        checkpoint: File to which the training is saved after an epoch, without taking more than a twentieth of the
+            time; it is replaced in one rename, and stays when training has ended.
+        resume: Go on from ``checkpoint``, if there is such a file: with the same data, settings and plan the weights at
+            the end are, to the bit, those of a training that was never interrupted. Only ``max_epochs`` may differ.
 
     Returns:
         The history.
 
     Raises:
         DataError: The rows cannot be trained on; the text names row and column.
-        TrainingError: A setting is out of range, or the loss is not finite again and again.
+        TrainingError: A setting is out of range, the loss is not finite again and again, or the checkpoint is damaged
+            or of another training; the text says what differs.
 
     Example:
         >>> import torch, flowmodel.bijectors as bij, flowmodel.distributions as dist
@@ -85,179 +90,94 @@ def fit(
         (3, 90, 10)
     """
     _check_settings(max_epochs, patience, batch_size, learning_rate, weight_decay, clip_norm, seed)
-    train, held_out = _parts(flow, data, context, validation, validation_context, seed)
-    generator = torch.Generator().manual_seed(seed)
-    if standardize:
-        flow.standardize_(_jittered(flow, train[0], generator), train[1])
-    count = len(train[0])
-    batch_size = batch_size or min(max(64, count // 12), 512)
+    if resume and checkpoint is None:
+        raise TrainingError("resume=True without a checkpoint; expected checkpoint=path of the file to go on from")
+    source = _source(flow, data, context, validation, validation_context, seed)
+    count = source.train_rows
     settings: dict[str, Any] = {
         "seed": seed,
-        "batch_size": batch_size,
+        "batch_size": batch_size or min(max(64, count // 12), 512),
         "learning_rate": learning_rate,
         "weight_decay": min(1.0, 300 / count) if weight_decay is None else weight_decay,
         "clip_norm": clip_norm,
         "patience": patience,
         "max_epochs": max_epochs,
     }
-    train, held_out = _cast(train, flow.data_dtype), _cast(held_out, flow.data_dtype)
-    optimiser = Optimiser(flow, learning_rate, settings["weight_decay"], clip_norm)
-
-    history = [Epoch(0, _nll(flow, train), _nll(flow, held_out), learning_rate)]
-    best, best_weights, waited, lowered = history[0], optimiser.average(), 0, 0
-    to_beat = best.validation_nll if math.isfinite(best.validation_nll) else math.inf
-    try:
-        for number in range(1, max_epochs + 1):
-            rate = optimiser.learning_rate
-            train_nll = _train_epoch(flow, train, batch_size, optimiser, generator)
-            with optimiser.averaged_weights():
-                epoch = Epoch(number, train_nll, _nll(flow, held_out), rate)
-            history.append(epoch)
-            if epoch.validation_nll < best.validation_nll or not math.isfinite(best.validation_nll):
-                best, best_weights = epoch, optimiser.average()
-            if best.validation_nll < to_beat - _WORTH_WAITING * math.prod(flow.event_shape):
-                to_beat, waited = best.validation_nll, 0
-            else:
-                waited += 1
-            if progress is not None:
-                progress(epoch)
-            if waited == patience:
-                if lowered == LOWERINGS:
-                    break
-                lowered, waited = lowered + 1, 0
-                optimiser.lower(best_weights)
-    finally:
-        optimiser.restore(best_weights)
+    processes = Processes(source.device)
+    saving, saved = None, None
+    if checkpoint is not None or processes.count > 1:
+        identity = _identity(flow, source, processes, settings)
+        processes.check_same("data, settings or plan", repr(sorted(identity.items())))
+        if checkpoint is not None:
+            saving = Checkpoint(checkpoint, identity)
+            content = processes.first_bytes(saving.content() if resume and processes.rank == 0 else None)
+            saved = None if content is None else saving.saved(content)
+    generator = torch.Generator().manual_seed(seed)
+    if standardize and saved is None:
+        source.standardize_(generator)
+    processes.copy_first_([*flow.parameters(), *flow.buffers()])
+    optimiser = Optimiser(flow, learning_rate, settings["weight_decay"], clip_norm, processes)
+    trainer = Trainer(
+        flow, source, optimiser, processes, generator, batch_size=settings["batch_size"], patience=patience
+    )
+    if saved is not None:
+        trainer.load_state(saved)
+        if trainer.history[-1].number > max_epochs:
+            raise TrainingError(
+                f"max_epochs={max_epochs}, and the checkpoint {checkpoint} is of epoch {trainer.history[-1].number}; "
+                "give at least that"
+            )
+    trainer.run(max_epochs, saving, progress)
+    best = trainer.best or trainer.history[0]
     if not math.isfinite(best.validation_nll):
         raise TrainingError(
-            f"the validation negative log-likelihood was {best.validation_nll} after {history[-1].number} epochs; look "
-            "for rows far from all others, put bij.Standardize() last in the plan, or lower learning_rate"
+            f"the validation negative log-likelihood was {best.validation_nll} after {trainer.history[-1].number} "
+            "epochs; look for rows far from all others, put bij.Standardize() last in the plan, or lower learning_rate"
         )
     return FitResult(
-        history=tuple(history),
+        history=tuple(trainer.history),
         best_epoch=best.number,
-        stopped="patience" if waited == patience and lowered == LOWERINGS else "max_epochs",
+        stopped="patience" if trainer.out_of_patience else "max_epochs",
         skipped_steps=optimiser.skipped,
         train_rows=count,
-        validation_rows=len(held_out[0]),
+        validation_rows=source.validation_rows,
         dimensions=math.prod(flow.event_shape),
         settings=settings,
     )
 
 
-Part = tuple[Tensor, Tensor | None]
-
-
-def _train_epoch(flow: Flow, part: Part, batch_size: int, optimiser: Optimiser, generator: torch.Generator) -> float:
-    rows, context = part
-    total, seen = 0.0, 0
-    order = torch.randperm(len(rows), generator=generator).to(rows.device)
-    for start in range(0, len(rows), batch_size):
-        batch = order[start : start + batch_size]
-        given = _jittered(flow, rows[batch], generator)
-        loss = -flow.log_prob(given, None if context is None else context[batch]).mean()
-        if optimiser.step(loss):
-            total += loss.item() * len(batch)
-            seen += len(batch)
-    return total / seen if seen else math.nan
-
-
-def _jittered(flow: Flow, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Rows with whole numbers spread over their cells; the rows themselves, and nothing drawn, if there are none."""
-    return flow.bijector.jitter(rows.reshape(len(rows), -1), generator).reshape(rows.shape)
-
-
-@torch.no_grad()
-def _nll(flow: Flow, part: Part) -> float:
-    rows, context = part
-    total = 0.0
-    for start in range(0, len(rows), _EVALUATION_ROWS):
-        batch = slice(start, start + _EVALUATION_ROWS)
-        log_prob = flow.log_prob(rows[batch], None if context is None else context[batch])
-        total -= log_prob.to(torch.float64).sum().item()
-    return total / len(rows)
-
-
-def _parts(
+def _source(
     flow: Flow,
-    data: Rows,
+    data: Rows | ParquetRows,
     context: Rows | None,
-    validation: float | Rows,
+    validation: float | Rows | ParquetRows,
     validation_context: Rows | None,
     seed: int,
-) -> tuple[Part, Part]:
-    """Training and held-out rows, checked, in float64 on the flow's device."""
-    device = next((p.device for p in flow.parameters()), torch.device("cpu"))
-    rows = _checked("data", data, flow.event_shape)
-    contexts = _checked_context("context", context, flow, len(rows))
-    if isinstance(validation, float | int):
-        if not 0 < validation < 1:
-            raise DataError(f"validation={validation}; expected a fraction between 0 and 1, or the held-out rows")
-        split = split_rows(len(rows), validation=validation, test=0.0, seed=seed)
-        held_out, held_out_contexts = rows[split.validation], None if contexts is None else contexts[split.validation]
-        rows, contexts = rows[split.train], None if contexts is None else contexts[split.train]
-    else:
-        held_out = _checked("validation", validation, flow.event_shape)
-        held_out_contexts = _checked_context("validation_context", validation_context, flow, len(held_out))
-    preprocessing = supports_of(flow.bijector)
-    if preprocessing is not None:
-        for name, part in (("the training rows", rows), ("the validation rows", held_out)):
-            flat = part.reshape(len(part), -1)
-            check_supported(flat, [str(column) for column in range(flat.shape[1])], preprocessing.supports, name)
-    # Once more after the split: a column may vary over all rows and not over those trained on.
-    for name, part in (("the training rows", rows), ("the training contexts", contexts)):
-        if part is not None:
-            flat = part.reshape(len(part), -1)
-            check_varied(flat, [str(column) for column in range(flat.shape[1])], name)
-
-    def on_device(part: np.ndarray[Any, Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(part)).to(device)
-
-    return (
-        (on_device(rows), None if contexts is None else on_device(contexts)),
-        (on_device(held_out), None if held_out_contexts is None else on_device(held_out_contexts)),
-    )
+) -> Source:
+    if not isinstance(data, ParquetRows):
+        if isinstance(validation, ParquetRows):
+            raise DataError("validation: rows of a Parquet file, and data in memory; give both in the same way")
+        return InMemory(flow, data, context, validation, validation_context, seed)
+    if context is not None or validation_context is not None:
+        raise DataError("context: was given beside rows of a Parquet file; name its columns: context_columns=...")
+    if not isinstance(validation, float | int | ParquetRows):
+        raise DataError("validation: an array, and data from a Parquet file; give a fraction, or a part of the file")
+    return Streamed(flow, data, validation, seed)
 
 
-def _checked(name: str, given: Rows, shape: torch.Size) -> np.ndarray[Any, Any]:
-    values = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
-    if values.dtype.kind not in "fiu":
-        raise DataError(f"{name}: an array of dtype {values.dtype}; expected real numbers")
-    if values.ndim != len(shape) + 1 or values.shape[1:] != tuple(shape):
-        expected = ", ".join(["N", *map(str, shape)])
-        raise DataError(
-            f"{name}: an array of shape {values.shape}; expected [{expected}], as the flow's event shape says"
-        )
-    values = values.astype(np.float64)
-    flat = values.reshape(len(values), math.prod(shape))
-    columns = [str(column) for column in range(flat.shape[1])]
-    if not name.startswith("validation"):
-        check_enough_rows(len(flat), flat.shape[1], name)
-        check_finite(flat, columns, name)
-        check_varied(flat, columns, name)
-    elif not len(flat):
-        raise DataError(f"{name}: there are no rows; give some, or a fraction of the data to hold out")
-    check_finite(flat, columns, name)
-    return values
-
-
-def _checked_context(name: str, given: Rows | None, flow: Flow, count: int) -> np.ndarray[Any, Any] | None:
-    if flow.context_shape is None:
-        if given is not None:
-            raise DataError(
-                f"{name}: was given, but the flow takes none; make it with context_shape=..., or leave it out"
-            )
-        return None
-    if given is None:
-        raise DataError(f"{name}: is missing; the flow needs one of shape {tuple(flow.context_shape)} for each row")
-    values = _checked(name, given, flow.context_shape)
-    if len(values) != count:
-        raise DataError(f"{name}: {len(values)} contexts for {count} rows; expected one for each row")
-    return values
-
-
-def _cast(part: Part, dtype: torch.dtype) -> Part:
-    return part[0].to(dtype), part[1]
+def _identity(flow: Flow, source: Source, processes: Processes, settings: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for two trainings to be the same, but for how long they go on."""
+    return {
+        **{name: value for name, value in settings.items() if name != "max_epochs"},
+        **source.settings,
+        "data": source.fingerprint(),
+        "plan": flow.plan.to_json(),
+        "base distribution": repr(flow.base_dist),
+        "context_shape": None if flow.context_shape is None else list(flow.context_shape),
+        "dtype": str(flow.dtype),
+        "device": source.device.type,
+        "processes": processes.count,
+    }
 
 
 def _check_settings(
