@@ -17,9 +17,10 @@ from nflows.transforms.autoregressive import (
     MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
 )
 from nflows.transforms.base import CompositeTransform
+from nflows.transforms.coupling import PiecewiseRationalQuadraticCouplingTransform
 from nflows.transforms.permutations import Permutation
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
-from weights import copy_network, normal, trained
+from weights import copy_dense, copy_network, normal, trained
 
 import flowmodel.bijectors as bij
 import flowmodel.distributions as dist
@@ -27,6 +28,8 @@ import flowmodel.parameters as params
 from flowmodel.bijectors.rational_spline import rational_spline
 
 SIZE, HIDDEN, BINS, BOUND = 5, 16, 6, 4.0
+SLOPE_SHIFT = math.log(math.expm1(1 - 1e-3))
+"""Our slopes start at 1: what is added to them before the softplus goes into nflows' biases."""
 
 
 def layers_of(transform: torch.nn.Module) -> list[torch.nn.Module]:
@@ -52,9 +55,8 @@ def masked_spline(bijector: bij.Bijector) -> MaskedPiecewiseRationalQuadraticAut
     ).double()
     layers = layers_of(theirs)
     copy_network(bijector.made, layers)
-    # Our slopes start at 1: what is added to them before the softplus goes into the biases.
     with torch.no_grad():
-        layers[-1].bias.unflatten(0, (SIZE, 3 * BINS - 1))[:, 2 * BINS :] += math.log(math.expm1(1 - 1e-3))
+        layers[-1].bias.unflatten(0, (SIZE, 3 * BINS - 1))[:, 2 * BINS :] += SLOPE_SHIFT
     return theirs
 
 
@@ -70,6 +72,39 @@ def test_autoregressive_layer_both_ways(kind):
     plan, masked = LAYERS[kind]
     bijector = trained(plan, SIZE)
     theirs = masked(bijector)
+    x = 2 * torch.randn(200, SIZE, dtype=torch.float64)
+    y, log_det = theirs(x)
+    assert not torch.allclose(y, x)
+    torch.testing.assert_close(bijector.forward_and_log_det(x), (y, log_det), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(bijector.inverse_and_log_det(y), theirs.inverse(y), rtol=1e-8, atol=1e-8)
+
+
+class Network(torch.nn.Sequential):
+    """Three layers with the argument that nflows gives every conditioner."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        relu, linear = torch.nn.ReLU(), torch.nn.Linear
+        super().__init__(linear(inputs, HIDDEN), relu, linear(HIDDEN, HIDDEN), relu, linear(HIDDEN, outputs))
+
+    def forward(self, inputs: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        assert context is None
+        return super().forward(inputs)
+
+
+# It asks for networks that tell their width, by which it divides what goes into the softmax.
+@pytest.mark.filterwarnings("ignore:Inputs to the softmax are not scaled down:UserWarning")
+def test_spline_coupling_both_ways():
+    plan = bij.SplineCoupling(
+        params.Dense((HIDDEN, HIDDEN), nonlinearity="relu"), split=2, count_bins=BINS, bound=BOUND, order="quadratic"
+    )
+    bijector = trained(plan, SIZE)
+    theirs = PiecewiseRationalQuadraticCouplingTransform(
+        torch.arange(SIZE) >= 2, Network, num_bins=BINS, tails="linear", tail_bound=BOUND
+    ).double()
+    layers = [theirs.transform_net[place] for place in (0, 2, 4)]
+    copy_dense(bijector.network, layers)
+    with torch.no_grad():
+        layers[-1].bias.unflatten(0, (SIZE - 2, 3 * BINS - 1))[:, 2 * BINS :] += SLOPE_SHIFT
     x = 2 * torch.randn(200, SIZE, dtype=torch.float64)
     y, log_det = theirs(x)
     assert not torch.allclose(y, x)

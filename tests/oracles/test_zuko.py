@@ -11,8 +11,9 @@ from functools import partial
 
 import pytest
 import torch
-from weights import copy_network, normal, trained
+from weights import copy_dense, copy_network, normal, trained
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.flows.coupling import GeneralCouplingTransform
 from zuko.transforms import MonotonicAffineTransform, MonotonicRQSTransform
 
 import flowmodel.bijectors as bij
@@ -65,6 +66,26 @@ def test_layers_with_permutations_between_them():
     noise, first_log_det = masked_affine(first.inner)(None).call_and_ladj(middle)
     expected = normal(SIZE).log_prob(noise) + log_det + first_log_det
     torch.testing.assert_close(flow.log_prob(y), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("context_size", [None, 2])
+def test_affine_coupling_both_ways(context_size):
+    plan = bij.AffineCoupling(params.Dense((16, 20), nonlinearity="relu"), split=2, scale_fn="exp")
+    bijector = trained(plan, SIZE, context_size)
+    context = None if context_size is None else torch.randn(200, context_size, dtype=torch.float64)
+    theirs = GeneralCouplingTransform(
+        SIZE,
+        context_size or 0,
+        mask=torch.arange(SIZE) < 2,
+        hidden_features=(16, 20),
+        univariate=partial(MonotonicAffineTransform, slope=math.inf),
+    ).double()
+    copy_dense(bijector.network, [theirs.hyper[0], theirs.hyper[2], theirs.hyper[4]])
+    x = 2 * torch.randn(200, SIZE, dtype=torch.float64)
+    y, log_det = theirs(context).call_and_ladj(x)
+    torch.testing.assert_close(bijector.forward_and_log_det(x, context), (y, log_det), rtol=1e-9, atol=1e-9)
+    ours = bijector.inverse_and_log_det(y, context)
+    torch.testing.assert_close(ours, theirs(context).inv.call_and_ladj(y), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("inverse", [False, True])

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 import flowmodel.bijectors as bij
+from flowmodel.parameters.dense import DenseConditioner
 from flowmodel.parameters.dense_autoregressive import MADE
 
 
@@ -48,6 +49,18 @@ def copy_network(made: MADE, layers: Sequence[torch.nn.Module]) -> None:
             layer.weight.copy_(weight)
             layer.bias.copy_(bias)
             layer.mask = mask.to(layer.mask.dtype)
+
+
+def copy_dense(network: DenseConditioner, layers: Sequence[torch.nn.Module]) -> None:
+    """Fill linear layers from the network of a coupling; columns of the context come after those of the event."""
+    weights = [weight.detach().clone() for weight in network.weights]
+    if network.context_weight is not None:
+        weights[0] = torch.cat([weights[0], network.context_weight.detach()], 1)
+    with torch.no_grad():
+        for layer, weight, bias in zip(layers, weights, network.biases, strict=True):
+            assert layer.weight.shape == weight.shape
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)
 
 
 def normal(size: int) -> torch.distributions.Distribution:
