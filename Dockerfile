@@ -8,7 +8,8 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints.txt ./
 RUN pip install -c constraints.txt torch
-COPY pyproject.toml README.md LICENSE ./
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY flowmodel flowmodel
 COPY service service
 RUN pip install -c constraints.txt '.[train,serve,torchserve]'

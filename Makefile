@@ -27,11 +27,11 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 	$(INSTALL) torch
 	@touch $@
 
-$(VENV)/.serve: pyproject.toml constraints.txt $(VENV)/.torch
+$(VENV)/.serve: pyproject.toml setup.py $(wildcard flowmodel/kernel/*pp) constraints.txt $(VENV)/.torch
 	$(INSTALL) -e '.[train,serve,torchserve]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+$(VENV)/.dev: pyproject.toml setup.py $(wildcard flowmodel/kernel/*pp) constraints.txt $(VENV)/.torch
 	$(INSTALL) -e '.[dev]'
 	$(INSTALL) $(PEERS)
 	@touch $@ $(VENV)/.serve
@@ -52,7 +52,7 @@ lint: $(VENV)/.dev ## check style and types
 	$(BIN)/mypy
 
 # An environment of its own: JAX and the peers are nobody else's business.
-.venv-bench/.done: pyproject.toml constraints.txt
+.venv-bench/.done: pyproject.toml setup.py $(wildcard flowmodel/kernel/*pp) constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH) $(PIP) torch
 	$(BENCH) $(PIP) -e '.[train]' flowjax scikit-learn

@@ -21,6 +21,7 @@ ROOMS = [
     "bijectors",
     "distributions",
     "training",
+    "kernel",
     "runtime",
     "artefact",
     "report",

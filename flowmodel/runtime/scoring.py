@@ -1,6 +1,8 @@
 """One exported scorer, numpy in and numpy out: the only way in which any engine calls a model.
 
-A row's result does not depend on what else is in its batch, so far as torch lets one say so: batches are padded to a
+On the CPU the native code answers where :mod:`.native` finds that it can; a row's bits are then the same whatever else
+is in its batch, by construction. Elsewhere TorchScript does, and so far as torch lets one say so, a row's result does
+not depend on what else is in its batch either: batches are padded to a
 multiple of :data:`PAD_ROWS` rows, which puts each row through the vectorised path of the elementwise kernels and the
 matrix products, never through their remainders, and rows are spread over threads here instead of inside torch, which
 divides the sums of a matrix product when it has few rows. On CPU with one torch thread the bits were found equal for
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .native import native_flow
 from .noise import Draw, standard_normal
 
 __all__ = ["PAD_ROWS", "Draw", "Scorer", "ScoringError", "explain_failure", "prepare_torch"]
@@ -74,6 +77,7 @@ class Scorer:
         device: where its buffers are.
         pool: threads to spread the rows of one call over, and how many; none computes in the calling thread.
         threads: how many parts to make of a call when there is a pool.
+        native: whether the native code may answer in place of TorchScript.
 
     Attributes:
         event_size: D, the width of a row.
@@ -82,6 +86,7 @@ class Scorer:
         feature_names: D names.
         context_names: C names.
         dtype: of the results.
+        answered_by: ``torchscript``, or the instruction set of the native code.
     """
 
     event_size: int
@@ -90,8 +95,16 @@ class Scorer:
     feature_names: list[str]
     context_names: list[str]
     dtype: np.dtype[Any]
+    answered_by: str
 
-    def __init__(self, module: Any, device: str = "cpu", pool: Executor | None = None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        module: Any,
+        device: str = "cpu",
+        pool: Executor | None = None,
+        threads: int = 1,
+        native: bool = True,
+    ) -> None:
         self.event_size = int(module.event_size)
         self.context_size = int(module.context_size)
         # A scorer without it was exported before there were bases that need more.
@@ -102,10 +115,19 @@ class Scorer:
         self._device = torch.device(device)
         self._pool = pool
         self._threads = threads if pool is not None else 1
+        self._native = native_flow(module) if native and self._device.type == "cpu" else None
+        self.answered_by = "torchscript" if self._native is None else self._native.instruction_set
         self._warm_up()
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu", pool: Executor | None = None, threads: int = 1) -> Scorer:
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "cpu",
+        pool: Executor | None = None,
+        threads: int = 1,
+        native: bool = True,
+    ) -> Scorer:
         """Read a ``scorer.pt``, move it to a device and run it once in each direction.
 
         Raises:
@@ -121,7 +143,7 @@ class Scorer:
             module = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
         module.eval()
         try:
-            return cls(module, device, pool, threads)
+            return cls(module, device, pool, threads, native)
         except AttributeError as error:
             raise RuntimeError(f"{path} is TorchScript, but not a scorer: {error}") from None
 
@@ -195,11 +217,15 @@ class Scorer:
         return tuple(np.concatenate(arrays) for arrays in zip(*results, strict=True))
 
     def _part_log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+        if self._native is not None:
+            return (self._native.log_prob(rows, context),)
         with torch.inference_mode(), _plain_executor():
             result = self._module.log_prob(self._padded(rows), self._padded(context))
             return (result[: len(rows)].cpu().numpy(),)
 
     def _part_sample(self, noise: NDArray[Any], context: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
+        if self._native is not None:
+            return self._native.sample(noise, context)
         with torch.inference_mode(), _plain_executor():
             rows, log_prob = self._module.sample(self._padded(noise), self._padded(context))
             return np.ascontiguousarray(rows[: len(noise)].cpu().numpy()), log_prob[: len(noise)].cpu().numpy()

@@ -1,0 +1,293 @@
+// A whole flow over rows: the C interface.
+//
+// Compiled once for each instruction set, into a library of its own; flowmodel/kernel/library.py loads the one that fits.
+// No sum crosses rows and each has one order, so a row's answer does not depend on what it was batched with.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+// Registers of sums that the inner loop keeps: PANEL units by VECTORS registers of rows.
+#if defined(__AVX512F__)
+#define REGISTER 64
+#define PANEL 6
+#define VECTORS 4
+#elif defined(__AVX__)
+#define REGISTER 32
+#define PANEL 6
+#define VECTORS 2
+#else
+#define REGISTER 16
+#define PANEL 4
+#define VECTORS 2
+#endif
+
+namespace {
+#include "lanes.hpp"
+#include "layer.hpp"
+#include "walk.hpp"
+
+enum Kind { permute, affine, autoregressive };
+
+template <typename T> struct Part {
+  Kind kind;
+  std::vector<int> permutation;  // data[i] = noise[permutation[i]]
+  std::vector<T> shift, log_scale;
+  T log_det = 0;
+  std::unique_ptr<Layer<T>> layer;
+};
+
+// A tile of rows, feature-major: feature f of row r at [f * rows + r].
+template <typename T> struct Tile {
+  int rows;
+  std::vector<T> value, swap, log_det, context, work;
+};
+
+struct Flow {
+  const int dims, context_size;
+  std::vector<double> location, scale, context_location, context_scale;  // standardisation, in float64; empty if there is none
+
+  Flow(int dims, int context_size) : dims(dims), context_size(context_size) {}
+  virtual ~Flow() = default;
+  virtual void add_permutation(const int64_t* places) = 0;
+  virtual void add_affine(const void* shift, const void* log_scale) = 0;
+  virtual void add_layer(int solves_in_pull, int activation, int scale, const int64_t* order) = 0;
+  virtual void set_clamp(double low, double high) = 0;
+  virtual void add_linear(int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) = 0;
+  virtual void set_context(const void* weight) = 0;
+  virtual void set_skip(const void* weight) = 0;
+  virtual void set_base(const void* location, const void* scale) = 0;
+  virtual void log_prob(const void* rows, int rows_are_double, const double* context, int64_t count, void* log_prob) const = 0;
+  virtual void sample(const double* noise, const double* context, int64_t count, void* rows, void* log_prob) const = 0;
+};
+
+template <typename T> struct FlowOf final : Flow {
+  using Flow::Flow;
+  std::vector<Part<T>> parts;  // from noise to data
+  std::vector<T> base_location, base_scale;
+  T log_normaliser = 0, standard_log_det = 0;
+
+  static constexpr int lanes = Lanes<T>::count;
+  static constexpr int tile_rows = 4 * lanes;
+
+  void add_permutation(const int64_t* places) override {
+    Part<T> part{permute};
+    part.permutation.assign(places, places + dims);
+    parts.push_back(std::move(part));
+  }
+
+  void add_affine(const void* shift, const void* log_scale) override {
+    Part<T> part{affine};
+    part.shift.assign((const T*)shift, (const T*)shift + dims);
+    part.log_scale.assign((const T*)log_scale, (const T*)log_scale + dims);
+    for (T s : part.log_scale) part.log_det += s;
+    parts.push_back(std::move(part));
+  }
+
+  void add_layer(int solves_in_pull, int activation, int scale_fn, const int64_t* order) override {
+    Part<T> part{autoregressive};
+    part.layer = std::make_unique<Layer<T>>();
+    Layer<T>& layer = *part.layer;
+    layer.solves_in_pull = solves_in_pull;
+    layer.dims = dims;
+    layer.activation = activation;
+    layer.scale = scale_fn;
+    layer.order.assign(order, order + dims);
+    for (int d = 0; d < dims; d++) layer.natural &= layer.order[d] == d;
+    parts.push_back(std::move(part));
+  }
+
+  void set_clamp(double low, double high) override {
+    Layer<T>& layer = *parts.back().layer;
+    layer.clamps = true;
+    layer.low = (T)low;
+    layer.high = (T)high;
+  }
+
+  void add_linear(int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) override {
+    Layer<T>& layer = *parts.back().layer;
+    layer.linear.emplace_back(units, inputs, (const T*)weight, (const T*)bias);
+    if (offsets) layer.offsets.emplace_back(offsets, offsets + dims);
+  }
+
+  void set_context(const void* weight) override {
+    Layer<T>& layer = *parts.back().layer;
+    layer.context_size = context_size;
+    std::vector<T> none(layer.linear[0].units, T(0));
+    layer.context = Linear<T>(layer.linear[0].units, context_size, (const T*)weight, none.data());
+  }
+
+  void set_skip(const void* weight) override {
+    std::vector<T> none(2 * dims, T(0));
+    parts.back().layer->skip = Linear<T>(2 * dims, dims, (const T*)weight, none.data());
+  }
+
+  void set_base(const void* at, const void* width) override {
+    base_location.assign((const T*)at, (const T*)at + dims);
+    base_scale.assign((const T*)width, (const T*)width + dims);
+    double half_log_two_pi = 0.91893853320467274178, sum = dims * half_log_two_pi, log_det = 0;
+    for (T s : base_scale) sum += std::log((double)s);
+    for (double s : scale) log_det += std::log(s);
+    log_normaliser = (T)sum;
+    standard_log_det = (T)log_det;
+  }
+
+  Tile<T> tile(int rows) const {
+    size_t work = 0;
+    for (auto& part : parts)
+      if (part.layer) work = std::max(work, part.layer->workspace());
+    Tile<T> t;
+    t.rows = rows;
+    t.value.assign((size_t)dims * rows, T(0));
+    t.swap.assign((size_t)dims * rows, T(0));
+    t.log_det.assign(rows, T(0));
+    t.context.assign((size_t)context_size * rows, T(0));
+    t.work.assign(work * rows + lanes, T(0));
+    return t;
+  }
+
+  // Wide tiles as long as one is more than half full, then narrow ones. Lanes past the last row repeat it.
+  template <typename Work> void each_tile(int64_t count, Work work) const {
+    int64_t start = 0;
+    if (count > tile_rows / 2)
+      for (Tile<T> wide = tile(tile_rows); count - start > tile_rows / 2; start += std::min<int64_t>(tile_rows, count - start))
+        work(wide, start, (int)std::min<int64_t>(tile_rows, count - start));
+    if (start < count)
+      for (Tile<T> narrow = tile(lanes); start < count; start += std::min<int64_t>(lanes, count - start))
+        work(narrow, start, (int)std::min<int64_t>(lanes, count - start));
+  }
+
+  void take_context(Tile<T>& t, const double* context, int used) const {
+    for (int c = 0; c < context_size; c++)
+      for (int r = 0; r < t.rows; r++) {
+        double value = context[(size_t)std::min(r, used - 1) * context_size + c];
+        t.context[(size_t)c * t.rows + r] = (T)((value - context_location[c]) / context_scale[c]);
+      }
+  }
+
+  void take(const Part<T>& part, Tile<T>& t, int used, bool pulls) const {
+    if (part.kind == permute) {
+      // Pulled, dimension d goes to permutation[d]; pushed, it comes from there.
+      for (int d = 0; d < dims; d++) move(t, pulls ? d : part.permutation[d], pulls ? part.permutation[d] : d);
+      t.value.swap(t.swap);
+    } else if (part.kind == affine) {
+      for (int d = 0; d < dims; d++) {
+        Vec<T> grow = exp<T>(all<T>(pulls ? -part.log_scale[d] : part.log_scale[d]));
+        for (int r = 0; r < t.rows; r += lanes) {
+          T* at = &t.value[(size_t)d * t.rows + r];
+          Vec<T> v = load<T>(at);
+          store<T>(at, pulls ? (v - part.shift[d]) * grow : v * grow + part.shift[d]);
+        }
+      }
+      for (T& l : t.log_det) l += pulls ? -part.log_det : part.log_det;
+    } else {
+      const Layer<T>& layer = *part.layer;
+      for (int d = 0; d < dims; d++) move(t, layer.order[d], d);
+      bool solve = layer.solves_in_pull == pulls;
+      auto walk = t.rows == lanes && used <= lanes / 2 ? walk_units<T> : walk_rows<T>;
+      walk(layer, t.swap.data(), t.value.data(), t.log_det.data(), t.context.data(), t.work.data(),
+           walk == walk_units<T> ? used : t.rows, solve);
+      if (!layer.natural) {
+        for (int d = 0; d < dims; d++) move(t, d, layer.order[d]);
+        t.value.swap(t.swap);
+      }
+    }
+  }
+
+  static void move(Tile<T>& t, int from, int to) {
+    std::memcpy(&t.swap[(size_t)to * t.rows], &t.value[(size_t)from * t.rows], sizeof(T) * t.rows);
+  }
+
+  // Log-density of the noise in the tile under the base.
+  void base_log_prob(const Tile<T>& t, T* log_prob) const {
+    for (int r = 0; r < t.rows; r += lanes) {
+      Vec<T> sum = all<T>(T(0));
+      for (int d = 0; d < dims; d++) {
+        Vec<T> z = (load<T>(&t.value[(size_t)d * t.rows + r]) - base_location[d]) / base_scale[d];
+        sum = z * z + sum;
+      }
+      store<T>(log_prob + r, sum * T(-0.5) - log_normaliser);
+    }
+  }
+
+  template <typename Given> void log_prob_of(const Given* rows, const double* context, int64_t count, T* log_prob) const {
+    each_tile(count, [&](Tile<T>& t, int64_t start, int used) {
+      for (int d = 0; d < dims; d++)
+        for (int r = 0; r < t.rows; r++) {
+          Given y = rows[(size_t)(start + std::min(r, used - 1)) * dims + d];
+          t.value[(size_t)d * t.rows + r] = scale.empty() ? (T)y : (T)(((double)y - location[d]) / scale[d]);
+        }
+      std::fill(t.log_det.begin(), t.log_det.end(), -standard_log_det);
+      take_context(t, context + (size_t)start * context_size, used);
+      for (size_t i = parts.size(); i-- > 0;) take(parts[i], t, used, true);
+      T of_base[tile_rows];
+      base_log_prob(t, of_base);
+      for (int r = 0; r < used; r++) log_prob[start + r] = of_base[r] + t.log_det[r];
+    });
+  }
+
+  void log_prob(const void* rows, int rows_are_double, const double* context, int64_t count, void* log_prob) const override {
+    if (rows_are_double) log_prob_of((const double*)rows, context, count, (T*)log_prob);
+    else log_prob_of((const float*)rows, context, count, (T*)log_prob);
+  }
+
+  void sample(const double* noise, const double* context, int64_t count, void* rows_of, void* log_prob_of) const override {
+    T *rows = (T*)rows_of, *log_prob = (T*)log_prob_of;
+    each_tile(count, [&](Tile<T>& t, int64_t start, int used) {
+      for (int d = 0; d < dims; d++)
+        for (int r = 0; r < t.rows; r++) {
+          T z = (T)noise[(size_t)(start + std::min(r, used - 1)) * dims + d];
+          t.value[(size_t)d * t.rows + r] = base_location[d] + base_scale[d] * z;
+        }
+      std::fill(t.log_det.begin(), t.log_det.end(), standard_log_det);
+      take_context(t, context + (size_t)start * context_size, used);
+      T of_base[tile_rows];
+      base_log_prob(t, of_base);
+      for (auto& part : parts) take(part, t, used, false);
+      for (int r = 0; r < used; r++) {
+        log_prob[start + r] = of_base[r] - t.log_det[r];
+        for (int d = 0; d < dims; d++) {
+          T x = t.value[(size_t)d * t.rows + r];
+          rows[(size_t)(start + r) * dims + d] = scale.empty() ? x : (T)(location[d] + scale[d] * (double)x);
+        }
+      }
+    });
+  }
+};
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+void* flow_new(int is_double, int dims, int context_size) {
+  return is_double ? (Flow*)new FlowOf<double>(dims, context_size) : new FlowOf<float>(dims, context_size);
+}
+void flow_delete(Flow* flow) { delete flow; }
+void flow_permutation(Flow* flow, const int64_t* places) { flow->add_permutation(places); }
+void flow_affine(Flow* flow, const void* shift, const void* log_scale) { flow->add_affine(shift, log_scale); }
+void flow_layer(Flow* flow, int solves_in_pull, int activation, int scale, const int64_t* order) {
+  flow->add_layer(solves_in_pull, activation, scale, order);
+}
+void flow_clamp(Flow* flow, double low, double high) { flow->set_clamp(low, high); }
+void flow_linear(Flow* flow, int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) {
+  flow->add_linear(units, inputs, weight, bias, offsets);
+}
+void flow_context(Flow* flow, const void* weight) { flow->set_context(weight); }
+void flow_skip(Flow* flow, const void* weight) { flow->set_skip(weight); }
+void flow_standardize(Flow* flow, const double* location, const double* scale) {
+  flow->location.assign(location, location + flow->dims);
+  flow->scale.assign(scale, scale + flow->dims);
+}
+void flow_standardize_context(Flow* flow, const double* location, const double* scale) {
+  flow->context_location.assign(location, location + flow->context_size);
+  flow->context_scale.assign(scale, scale + flow->context_size);
+}
+void flow_base(Flow* flow, const void* location, const void* scale) { flow->set_base(location, scale); }  // last
+void flow_log_prob(const Flow* flow, const void* rows, int rows_are_double, const double* context, int64_t count, void* log_prob) {
+  flow->log_prob(rows, rows_are_double, context, count, log_prob);
+}
+void flow_sample(const Flow* flow, const double* noise, const double* context, int64_t count, void* rows, void* log_prob) {
+  flow->sample(noise, context, count, rows, log_prob);
+}
+}

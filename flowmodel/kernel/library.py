@@ -1,0 +1,66 @@
+"""The compiled libraries: one for each instruction set, of which the best that this processor runs is loaded."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).parent
+
+INSTRUCTION_SETS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
+"""What torch calls a processor, and the libraries that it runs, the fastest first."""
+
+_POINTER = ctypes.c_void_p
+_INT = ctypes.c_int
+_SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
+    "flow_new": (_POINTER, [_INT, _INT, _INT]),
+    "flow_delete": (None, [_POINTER]),
+    "flow_permutation": (None, [_POINTER, _POINTER]),
+    "flow_affine": (None, [_POINTER, _POINTER, _POINTER]),
+    "flow_layer": (None, [_POINTER, _INT, _INT, _INT, _POINTER]),
+    "flow_clamp": (None, [_POINTER, ctypes.c_double, ctypes.c_double]),
+    "flow_linear": (None, [_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER]),
+    "flow_context": (None, [_POINTER, _POINTER]),
+    "flow_skip": (None, [_POINTER, _POINTER]),
+    "flow_standardize": (None, [_POINTER, _POINTER, _POINTER]),
+    "flow_standardize_context": (None, [_POINTER, _POINTER, _POINTER]),
+    "flow_base": (None, [_POINTER, _POINTER, _POINTER]),
+    "flow_log_prob": (None, [_POINTER, _POINTER, _INT, _POINTER, ctypes.c_int64, _POINTER]),
+    "flow_sample": (None, [_POINTER, _POINTER, _POINTER, ctypes.c_int64, _POINTER, _POINTER]),
+}
+
+
+def available() -> list[str]:
+    """The compiled libraries that this processor runs, the fastest first; none where there was no compiler."""
+    runs = INSTRUCTION_SETS.get(torch.backends.cpu.get_cpu_capability(), ("generic",))
+    return [name for name in runs if _path(name) is not None]
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL:
+    """Load one library.
+
+    Args:
+        name: one of :func:`available`.
+
+    Raises:
+        OSError: there is no such library, or it cannot be loaded.
+    """
+    path = _path(name)
+    if path is None:
+        raise OSError(f"the native library {name!r} was not compiled; available: {', '.join(available()) or 'none'}")
+    library = ctypes.CDLL(os.fspath(path))
+    for function, (result, arguments) in _SIGNATURES.items():
+        getattr(library, function).restype = result
+        getattr(library, function).argtypes = arguments
+    return library
+
+
+def _path(name: str) -> Path | None:
+    paths = (_FOLDER / f"walk_{name}{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)

@@ -1,0 +1,144 @@
+"""A flow in native code, read out of the buffers of its exported scorer."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowmodel.kernel import library
+
+ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus")
+SCALES = ("bounded", "exp", "softplus", "sigmoid")
+"""In the order of the enumerations in ``layer.hpp``."""
+
+
+class NotCoveredError(Exception):
+    """The flow holds a part that the native code does not have; TorchScript answers in its place."""
+
+
+class NativeFlow:
+    """The flow of a ``scorer.pt``, on the CPU, without torch. Its methods may be called from several threads at once.
+
+    Args:
+        scorer: the TorchScript module, or the eager one that it was made from.
+        instruction_set: one of :func:`flowmodel.kernel.library.available`; the fastest if absent.
+
+    Raises:
+        NotCoveredError: a part of the flow is not covered, or nothing was compiled for this processor.
+    """
+
+    def __init__(self, scorer: Any, instruction_set: str | None = None) -> None:
+        names = library.available()
+        if not names:
+            raise NotCoveredError("no native library was compiled for this processor")
+        self.instruction_set = instruction_set or names[0]
+        self._library = library.load(self.instruction_set)
+        base = scorer.base
+        if _kind(base) != "FoldedNormal":
+            raise NotCoveredError(f"base {_kind(base)}")
+        if scorer.has_integers:
+            raise NotCoveredError("columns of whole numbers")
+        self.event_size = int(scorer.event_size)
+        self.context_size = int(scorer.context_size)
+        self._rows_in_float64 = bool(scorer.takes_float64)
+        self.dtype: np.dtype[Any] = np.dtype(np.float64 if base.scale.dtype == torch.float64 else np.float32)
+        handle = self._library.flow_new(int(self.dtype == np.float64), self.event_size, self.context_size)
+        self._handle = ctypes.c_void_p(handle)
+        weakref.finalize(self, self._library.flow_delete, ctypes.c_void_p(handle))
+        if self.context_size:
+            self._call("flow_standardize_context", _float64(scorer.context_location), _float64(scorer.context_scale))
+        self._at_data = True
+        self._add(scorer.bijector, False)
+        self._call("flow_base", self._numbers(base.loc), self._numbers(base.scale))
+
+    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Log-density of ``rows[N, D]``, float32 or float64, given ``context[N, C]``: ``[N]``."""
+        rows = np.ascontiguousarray(rows, None if self._rows_in_float64 else self.dtype)
+        result = np.empty(len(rows), self.dtype)
+        count = ctypes.c_int64(len(rows))
+        self._call("flow_log_prob", rows, int(rows.dtype == np.float64), _float64(context), count, result)
+        return result
+
+    def sample(self, noise: NDArray[Any], context: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Standard normal ``noise[N, D]`` to samples ``[N, D]`` and their log-densities ``[N]``."""
+        rows = np.empty(noise.shape, self.dtype)
+        log_prob = np.empty(len(noise), self.dtype)
+        self._call("flow_sample", _float64(noise), _float64(context), ctypes.c_int64(len(noise)), rows, log_prob)
+        return rows, log_prob
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        # The arrays are named here, and so live as long as the call, which the interpreter lock is released for.
+        pointers = [a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else a for a in arguments]
+        getattr(self._library, function)(self._handle, *pointers)
+
+    def _add(self, part: Any, inverted: bool) -> None:
+        """Add a folded part, and those inside it, from noise to data."""
+        kind = _kind(part)
+        if kind == "FoldedCompose":
+            # The last part alone meets the data; whatever comes before it does not.
+            chain = list(part.parts.children())[:: -1 if inverted else 1]
+            for place, inner in enumerate(chain):
+                at_data, self._at_data = self._at_data, self._at_data and place == len(chain) - 1
+                self._add(inner, inverted)
+                self._at_data = at_data
+        elif kind == "FoldedInvert":
+            self._add(part.inner, not inverted)
+        elif kind == "FoldedPermute":
+            self._call("flow_permutation", _int64(part.place if inverted else part.permutation))
+        elif kind == "FoldedStandardize" and self._at_data and not inverted:
+            self._call("flow_standardize", _float64(part.location), _float64(part.scale))
+        elif kind == "FoldedAutoregressive" and _kind(part.walk.transformer) == "AffineTransformer":
+            self._add_layer(part, inverted)
+        elif kind == "FoldedElementwise" and _kind(part.transformer) == "AffineTransformer":
+            self._add_affine(part, inverted)
+        else:
+            raise NotCoveredError(f"{kind}{' inside Invert' if inverted else ''}")
+
+    def _add_affine(self, part: Any, inverted: bool) -> None:
+        """The same shift and scale for every row: found once, by the transformer itself."""
+        zeros = torch.zeros(self.event_size, 1, dtype=part.values.dtype)
+        shift, log_scale = part.transformer.push(zeros, part.values.cpu())
+        if inverted:
+            shift, log_scale = -shift * torch.exp(-log_scale), -log_scale
+        self._call("flow_affine", self._numbers(shift), self._numbers(log_scale.expand_as(shift)))
+
+    def _add_layer(self, part: Any, inverted: bool) -> None:
+        transformer, network = part.walk.transformer, part.network
+        activation, scale = ACTIVATIONS.index(network.nonlinearity), SCALES.index(transformer.scale_fn)
+        self._call("flow_layer", int(not inverted), activation, scale, _int64(part.order))
+        if transformer.clamp_values:
+            self._call("flow_clamp", float(transformer.low), float(transformer.high))
+        offsets = [*part.walk.offsets, None]
+        for layer, of_layer in zip(network.layers.children(), offsets, strict=True):
+            units, inputs = layer.weight.shape
+            weight, bias = self._numbers(layer.weight), self._numbers(layer.bias)
+            places = None if of_layer is None else np.asarray(of_layer, np.int64)
+            self._call("flow_linear", units, inputs, weight, bias, places)
+        if network.has_context:
+            self._call("flow_context", self._numbers(network.context_weight))
+        if network.has_skip:
+            self._call("flow_skip", self._numbers(network.skip_weight))
+
+    def _numbers(self, tensor: torch.Tensor) -> NDArray[Any]:
+        return np.ascontiguousarray(tensor.detach().cpu().numpy(), self.dtype)
+
+
+def _kind(module: Any) -> str:
+    """The class name of a module, eager or TorchScript."""
+    return str(getattr(module, "original_name", type(module).__name__))
+
+
+def _float64(values: Any) -> Any:
+    if values is None:
+        return None
+    array = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+    return np.ascontiguousarray(array, np.float64)
+
+
+def _int64(tensor: torch.Tensor) -> NDArray[np.int64]:
+    return np.ascontiguousarray(tensor.cpu().numpy(), np.int64)

@@ -1,0 +1,152 @@
+// The walk over many rows (a lane is a row) and over few (a lane is a unit). Both add the same products in the same order.
+#pragma once
+
+// mu and u of one dimension, and x or y of it given, to the other one; log sigma goes into the log-determinant.
+template <typename T>
+static inline void finish_dimension(const Layer<T>& layer, const T* mu, const T* u, const T* given, T* found, T* log_det,
+                                    int rows, bool solve) {
+  for (int r = 0; r < rows; r += Lanes<T>::count) {
+    Vec<T> raw = load<T>(u + r), v = load<T>(given + r);
+    if (layer.clamps) {
+      raw = raw < layer.low ? all<T>(layer.low) : raw;
+      raw = raw > layer.high ? all<T>(layer.high) : raw;
+    }
+    Vec<T> s = log_scale<T>(raw, layer.scale);
+    if (solve) {
+      v = (v - load<T>(mu + r)) * exp<T>(-s);
+      store<T>(log_det + r, load<T>(log_det + r) - s);
+    } else {
+      v = exp<T>(s) * v + load<T>(mu + r);
+      store<T>(log_det + r, load<T>(log_det + r) + s);
+    }
+    store<T>(found + r, v);
+  }
+}
+
+template <typename T, int Q>
+static void many_units(const Linear<T>& l, int start, int stop, int known, const T* in, T* out, int rows) {
+  for (int r = 0; r < rows; r += Q * Register<T>::count)
+    units_of<T, Q>(l.by_unit.data() + (size_t)start * l.inputs, l.inputs, in + r, known, out + (size_t)start * rows + r,
+                   rows, stop - start);
+}
+
+template <typename T>
+static inline void add_units(const Linear<T>& l, int start, int stop, int known, const T* in, T* out, int rows) {
+  if (rows % (VECTORS * Register<T>::count) == 0) many_units<T, VECTORS>(l, start, stop, known, in, out, rows);
+  else many_units<T, 1>(l, start, stop, known, in, out, rows);
+}
+
+template <typename T> static void set_biases(const Linear<T>& l, T* out, int rows) {
+  for (int u = 0; u < l.units; u++)
+    for (int r = 0; r < rows; r++) out[(size_t)u * rows + r] = l.bias[u];
+}
+
+// Many rows, a lane each. `given` is x or y, feature-major [dims][rows] in the order of the autoregression; the other one
+// goes to `found`. `work` holds layer.workspace() numbers for each row.
+template <typename T>
+static void walk_rows(const Layer<T>& layer, const T* given, T* found, T* log_det, const T* context, T* work, int rows, bool solve) {
+  const int last = (int)layer.offsets.size() - 1;
+  const T* x = solve ? found : given;
+  std::vector<T*> h(layer.linear.size());
+  T* next = work;
+  for (size_t l = 0; l < layer.linear.size(); l++) {
+    h[l] = next;
+    next += (size_t)layer.linear[l].units * rows;
+    set_biases<T>(layer.linear[l], h[l], rows);
+  }
+  T* skipped = next;
+  set_biases<T>(layer.skip, skipped, rows);
+  if (layer.context_size) add_units<T>(layer.context, 0, layer.context.units, layer.context_size, context, h[0], rows);
+  for (int t = 0; t < layer.dims; t++) {
+    const T* below = x;
+    int known = t;
+    for (int l = 0; l <= last; l++) {
+      int start = t ? layer.offsets[l][t - 1] : 0, stop = layer.offsets[l][t];
+      add_units<T>(layer.linear[l], start, stop, known, below, h[l], rows);
+      for (size_t i = (size_t)start * rows; i < (size_t)stop * rows; i += Lanes<T>::count)
+        store<T>(h[l] + i, activate<T>(load<T>(h[l] + i), layer.activation));
+      below = h[l];
+      known = stop;
+    }
+    T* out = h[last + 1];
+    add_units<T>(layer.linear[last + 1], 2 * t, 2 * t + 2, known, below, out, rows);
+    T* mu = out + (size_t)2 * t * rows;
+    if (layer.skip.units) {
+      // A sum of its own, added once: few rows and many then add in the same order.
+      add_units<T>(layer.skip, 2 * t, 2 * t + 2, t, x, skipped, rows);
+      for (int r = 0; r < 2 * rows; r += Lanes<T>::count)
+        store<T>(mu + r, load<T>(mu + r) + load<T>(skipped + (size_t)2 * t * rows + r));
+    }
+    finish_dimension<T>(layer, mu, mu + rows, given + (size_t)t * rows, found + (size_t)t * rows, log_det, rows, solve);
+  }
+}
+
+// Few rows: what units [from, to) of one layer have become is added at once to everything above that reads them.
+template <typename T>
+static inline void spread(const Linear<T>& l, int first, int from, int to, const T* in, int in_stride, T* out, int out_stride, int rows) {
+  const int lanes = Lanes<T>::count;
+  typedef typename Register<T>::vec vec;
+  first = first / lanes * lanes;
+  for (int u = first; u < l.units; u += lanes)
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+      for (int q = 0; q < lanes; q += Register<T>::count) {
+        T* at = out + (size_t)r * out_stride + u + q;
+        vec sum = *(const vec*)at;
+        const T* w = l.by_input.data() + (size_t)from * l.padded + u + q;
+        for (int k = from; k < to; k++, w += l.padded) sum = *(const vec*)w * in[(size_t)r * in_stride + k] + sum;
+        *(vec*)at = sum;
+      }
+}
+
+// Few rows, a lane is a unit. `given` and `found` as for walk_rows with one vector of rows, of which `used` are computed.
+template <typename T>
+static void walk_units(const Layer<T>& layer, const T* given, T* found, T* log_det, const T* context, T* work, int used, bool solve) {
+  const int last = (int)layer.offsets.size() - 1, lanes = Lanes<T>::count, layers = (int)layer.linear.size();
+  const T* x = solve ? found : given;
+  T* next = work;
+  std::vector<T*> sums(layers);  // each [used][padded units]; a unit's sum is replaced by its activation
+  auto begin = [&](const Linear<T>& l) {
+    T* at = next;
+    next += (size_t)l.padded * used;
+    for (int r = 0; r < used; r++) std::copy(l.bias.begin(), l.bias.end(), at + (size_t)r * l.padded);
+    return at;
+  };
+  for (int l = 0; l < layers; l++) sums[l] = begin(layer.linear[l]);
+  T* skipped = begin(layer.skip);
+  T* row_x = next;
+  T* row_context = row_x + (size_t)used * layer.dims;
+  if (layer.context_size) {
+    for (int r = 0; r < used; r++)
+      for (int c = 0; c < layer.context_size; c++) row_context[r * layer.context_size + c] = context[c * lanes + r];
+    spread<T>(layer.context, 0, 0, layer.context_size, row_context, layer.context_size, sums[0], layer.linear[0].padded, used);
+  }
+  const Linear<T>& outputs = layer.linear[last + 1];
+  for (int t = 0; t < layer.dims; t++) {
+    for (int l = 0; l <= last; l++) {
+      const Linear<T>&own = layer.linear[l], &above = layer.linear[l + 1];
+      int start = t ? layer.offsets[l][t - 1] : 0, stop = layer.offsets[l][t];
+      for (int r = 0; r < used; r++) {
+        T* at = sums[l] + (size_t)r * own.padded;
+        T active[Lanes<T>::count];
+        for (int u = start; u < stop; u += lanes) {
+          store<T>(active, activate<T>(load<T>(at + u), layer.activation));
+          std::copy(active, active + std::min(lanes, stop - u), at + u);
+        }
+      }
+      int first = l == last ? 2 * t : (t ? layer.offsets[l + 1][t - 1] : 0);  // the first unit that reads degree t
+      spread<T>(above, first, start, stop, sums[l], own.padded, sums[l + 1], above.padded, used);
+    }
+    T mu[Lanes<T>::count] = {}, u[Lanes<T>::count] = {};
+    for (int r = 0; r < used; r++) {
+      const T* out = sums[last + 1] + (size_t)r * outputs.padded + 2 * t;
+      const T* skip = skipped + (size_t)r * layer.skip.padded + 2 * t;
+      mu[r] = layer.skip.units ? out[0] + skip[0] : out[0];
+      u[r] = layer.skip.units ? out[1] + skip[1] : out[1];
+    }
+    finish_dimension<T>(layer, mu, u, given + t * lanes, found + t * lanes, log_det, lanes, solve);
+    for (int r = 0; r < used; r++) row_x[(size_t)r * layer.dims + t] = x[t * lanes + r];
+    spread<T>(layer.linear[0], layer.offsets[0][t], t, t + 1, row_x, layer.dims, sums[0], layer.linear[0].padded, used);
+    if (layer.skip.units) spread<T>(layer.skip, 2 * t + 2, t, t + 1, row_x, layer.dims, skipped, layer.skip.padded, used);
+  }
+}

@@ -1,0 +1,144 @@
+"""The native code answers as the eager flow does, and with the same bits whatever a row is computed beside.
+
+Skipped only where no library could be compiled; then TorchScript answers everything.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from flows import PLANS, contexts, trained_flow
+
+import flowmodel.bijectors as bij
+import flowmodel.parameters as params
+from flowmodel.artefact.scorer import Scorer
+from flowmodel.kernel import library
+from flowmodel.kernel.native_flow import NativeFlow, NotCoveredError
+
+pytestmark = pytest.mark.skipif(not library.available(), reason="no compiler when the package was installed")
+
+AR = bij.AffineAutoregressive
+MADE = params.DenseAutoregressive
+
+COVERED = [
+    *(name for name in PLANS if name.startswith("autoregressive")),
+    "affine",
+    "affine-softplus",
+    "invert",
+    "invert-invert",
+    "stack",
+    "nested",
+    "permute",
+    "standardize",
+    "preprocessed",
+]
+ROWS = 150
+
+
+def scorer_of(flow):
+    names = [f"x{i}" for i in range(flow.bijector.event_size)]
+    return Scorer(flow, names, [f"c{i}" for i in range(flow.bijector.context_size)]).eval()
+
+
+def flow_rows_context(plan, size, context_shape, dtype):
+    flow = trained_flow(plan, (size,), context_shape, dtype)
+    context = contexts(ROWS, context_shape, torch.float64)
+    with torch.no_grad():
+        rows = flow.sample((ROWS,) if context is None else (), context).to(flow.data_dtype)
+    return flow, rows, context
+
+
+def numpy(tensor):
+    return None if tensor is None else tensor.numpy()
+
+
+@pytest.mark.parametrize("context_shape", [None, (3,)])
+@pytest.mark.parametrize("size", [1, 5])
+@pytest.mark.parametrize("name", COVERED)
+def test_float64_answers_are_those_of_the_eager_flow(name, size, context_shape):
+    flow, rows, context = flow_rows_context(PLANS[name], size, context_shape, torch.float64)
+    native = NativeFlow(scorer_of(flow))
+    with torch.no_grad():
+        expected = flow.log_prob(rows, context).numpy()
+    answered = native.log_prob(rows.numpy(), numpy(context))
+    np.testing.assert_allclose(answered, expected, rtol=1e-9, atol=1e-9)
+    noise = np.random.default_rng(0).standard_normal((ROWS, size))
+    with torch.no_grad():
+        samples, log_det = flow.bijector.forward_and_log_det(torch.from_numpy(noise), flow.standard_context(context))
+        log_prob = flow.base_dist.log_prob(torch.from_numpy(noise)) - log_det
+    drawn, drawn_log_prob = native.sample(noise, numpy(context))
+    np.testing.assert_allclose(drawn, samples.numpy(), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(drawn_log_prob, log_prob.numpy(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "plan",
+    [
+        AR(MADE((31, 23, 40), skip_connections=True)),
+        bij.Invert(AR(MADE((40,), nonlinearity="softplus"))),
+        bij.Compose(
+            [bij.Invert(AR(MADE((40, 40), nonlinearity="tanh"))), bij.Permute(), AR(MADE((33,))), bij.Standardize()]
+        ),
+    ],
+    ids=["skip", "inverted", "stack"],
+)
+def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(plan, dtype):
+    flow, rows, context = flow_rows_context(plan, 21, (3,), dtype)
+    rows, context = rows.numpy(), context.numpy()
+    fused = [name for name in library.available() if name != "generic"] or library.available()
+    whole = NativeFlow(scorer_of(flow), fused[0]).log_prob(rows, context)
+    assert np.isfinite(whole).all()
+    for instruction_set in fused:
+        native = NativeFlow(scorer_of(flow), instruction_set)
+        for start, stop in [(0, ROWS), (0, 1), (7, 9), (3, 12), (20, 37), (40, 105), (85, 150)]:
+            part = native.log_prob(rows[start:stop].copy(), context[start:stop].copy())
+            np.testing.assert_array_equal(part, whole[start:stop], f"{instruction_set}, rows {start} to {stop}")
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus"])
+@pytest.mark.parametrize("scale_fn", ["bounded", "exp", "softplus", "sigmoid"])
+def test_every_activation_and_scale_at_float64_rounding(nonlinearity, scale_fn):
+    plan = bij.Invert(AR(MADE((20, 20), nonlinearity=nonlinearity), scale_fn=scale_fn))
+    flow, _, _ = flow_rows_context(plan, 4, None, torch.float64)
+    # Far out, where exponentials overflow and underflow in what a naive formula computes.
+    rows = torch.linspace(-40, 40, 401, dtype=torch.float64)[:, None] * torch.tensor([1.0, -0.3, 0.7, 2.0])
+    with torch.no_grad():
+        expected = flow.log_prob(rows).numpy()
+    for instruction_set in library.available():
+        answered = NativeFlow(scorer_of(flow), instruction_set).log_prob(rows.numpy())
+        np.testing.assert_allclose(answered, expected, rtol=1e-11, atol=1e-9)
+
+
+@pytest.mark.parametrize("direction", [AR, lambda *a, **k: bij.Invert(AR(*a, **k))])
+@pytest.mark.parametrize("count", [3, 100])
+def test_skip_connections_clamps_orders_and_contexts_together(direction, count):
+    made = MADE((24, 17), permutation=(3, 0, 4, 1, 2), skip_connections=True)
+    flow, rows, context = flow_rows_context(direction(made, clamp_values=True, scale_fn="exp"), 5, (3,), torch.float64)
+    rows, context = rows[:count], context[:count]
+    with torch.no_grad():
+        expected = flow.log_prob(rows, context).numpy()
+    answered = NativeFlow(scorer_of(flow)).log_prob(rows.numpy(), context.numpy())
+    np.testing.assert_allclose(answered, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 60])
+def test_a_row_that_is_not_finite_spoils_only_itself(count):
+    flow, rows, _ = flow_rows_context(AR(MADE((24, 24))), 5, None, torch.float32)
+    rows = rows.numpy()[:count]
+    native = NativeFlow(scorer_of(flow))
+    good = native.log_prob(rows)
+    rows[1, 2] = np.nan
+    answered = native.log_prob(rows)
+    assert np.isnan(answered[1])
+    keep = np.arange(count) != 1
+    np.testing.assert_array_equal(answered[keep], good[keep])
+
+
+def test_what_is_not_covered_is_said():
+    flow, _, _ = flow_rows_context(bij.SplineAutoregressive(MADE((24,))), 3, None, torch.float64)
+    with pytest.raises(NotCoveredError, match="FoldedAutoregressive"):
+        NativeFlow(scorer_of(flow))
+    with pytest.raises(OSError, match="was not compiled"):
+        library.load("mmx")
