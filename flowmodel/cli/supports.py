@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -160,4 +161,5 @@ def _merged(table: Table, contexts: Sequence[str], declared: dict[str, Sequence[
 
 
 def _note(text: str) -> None:
-    click.echo(f"Note: {text}.", err=True)
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one says it
+        click.echo(f"Note: {text}.", err=True)
