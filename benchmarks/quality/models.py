@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from flowmodel.training import fit
-from flowmodel.training.fit import LOWERINGS
 from flowmodel.training.recipe import default_flow
+from flowmodel.training.trainer import LOWERINGS
 from quality.tables import Array, Split
 
 _FIT = inspect.signature(fit).parameters
