@@ -15,6 +15,14 @@ class AbstractPlanError(PlanError, TypeError):
     """A family of bijectors, such as ``Elementwise``, was called in place of one of its members."""
 
 
+class ArgumentError(PlanError, TypeError):
+    """An argument is missing, unknown, or of a kind that cannot be worked with; the text says what is taken."""
+
+
+class UnbuiltPlanError(PlanError, AttributeError):
+    """A plan was used like the bijector that is built from it."""
+
+
 class DomainError(FlowModelError, ValueError):
     """What one part gives may lie where the next is not defined; the text names both ranges."""
 

@@ -38,8 +38,11 @@ class AffineArguments:
         owner = type(self).__name__
         if self.scale_fn not in SCALES:
             raise PlanError(f"{owner}: scale_fn={self.scale_fn!r} given; expected one of {', '.join(SCALES)}")
+        if not isinstance(self.clamp_values, bool):
+            raise PlanError(f"{owner}: clamp_values={self.clamp_values!r} given; expected True or False")
         low, high = self.log_scale_min_clip, self.log_scale_max_clip
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        numbers = all(isinstance(limit, int | float) and math.isfinite(limit) for limit in (low, high))
+        if not (numbers and low < high):
             raise PlanError(
                 f"{owner}: log_scale_min_clip={low!r} and log_scale_max_clip={high!r} given; expected two finite "
                 "numbers, the first below the second, such as -5.0 and 3.0"

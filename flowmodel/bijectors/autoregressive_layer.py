@@ -11,12 +11,12 @@ import math
 import torch
 from torch import Tensor
 
-from flowmodel.bijectors.base import Bijector, Folded
+from flowmodel.bijectors.base import Bijector, Folded, check_same_kind
 from flowmodel.bijectors.degree_walk import DegreeWalk, InvertByDegree
 from flowmodel.bijectors.folded_network import FoldedNetwork
 from flowmodel.bijectors.transformer import Transformer
-from flowmodel.errors import DtypeMismatchError, PlanError, ShapeMismatchError
-from flowmodel.parameters.base import Parameters
+from flowmodel.errors import ShapeMismatchError
+from flowmodel.parameters.base import Parameters, as_conditioner
 from flowmodel.parameters.dense_autoregressive import MADE, DenseAutoregressive
 
 
@@ -26,14 +26,7 @@ def check_autoregressive(owner: str, params_fn: Parameters | None) -> DenseAutor
     Raises:
         PlanError: ``params_fn`` is the plan of no autoregressive conditioner.
     """
-    if params_fn is None:
-        return DenseAutoregressive()
-    if not isinstance(params_fn, DenseAutoregressive):
-        raise PlanError(
-            f"{owner}: params_fn={params_fn!r} given; expected a plan such as "
-            "params.DenseAutoregressive(hidden_dims=(64, 64))"
-        )
-    return params_fn
+    return as_conditioner(owner, params_fn, DenseAutoregressive, "params.DenseAutoregressive(hidden_dims=(64, 64))")
 
 
 def build_autoregressive(
@@ -57,7 +50,7 @@ def build_autoregressive(
     made = check_autoregressive(owner, params_fn).build(
         math.prod(event_shape), context_size, transformer.params_per_dim
     )
-    return AutoregressiveBijector(event_shape, context_shape, made, transformer)
+    return AutoregressiveBijector(event_shape, context_shape, made, transformer, owner)
 
 
 class AutoregressiveBijector(Bijector):
@@ -68,12 +61,19 @@ class AutoregressiveBijector(Bijector):
         context_shape: shape of one context, or ``None``.
         made: the network that gives the transformer its parameters.
         transformer: the function applied to each dimension.
+        plan_name: the name of the plan.
     """
 
     def __init__(
-        self, event_shape: torch.Size, context_shape: torch.Size | None, made: MADE, transformer: Transformer
+        self,
+        event_shape: torch.Size,
+        context_shape: torch.Size | None,
+        made: MADE,
+        transformer: Transformer,
+        plan_name: str,
     ) -> None:
         super().__init__(event_shape, context_shape)
+        self.plan_name = plan_name
         self.made = made
         self.walk = DegreeWalk(transformer, made.offsets, made.nonlinearity)
 
@@ -84,14 +84,14 @@ class AutoregressiveBijector(Bijector):
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, in one dense pass."""
-        self._check_dtype(x)
+        check_same_kind(self.plan_name, x, self.made.biases[0])
         ordered = self.made.ordered(x)
         y, log_slope = self.transformer.push(ordered, self.made.outputs(ordered, context))
         return self.made.unordered(y), log_slope.sum(0)
 
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data to noise, one degree at a time, differentiable by the implicit gradient."""
-        self._check_dtype(y)
+        check_same_kind(self.plan_name, y, self.made.biases[0])
         made = self.made
         ordered, first_bias, skip = made.ordered(y).contiguous(), made.first_bias(context), made.folded_skip()
         weights, biases = made.folded_weights(), made.later_biases()
@@ -109,14 +109,6 @@ class AutoregressiveBijector(Bijector):
     def fold(self) -> Folded:
         """The layer with its masks multiplied in."""
         return FoldedAutoregressive(self.made, self.walk)
-
-    def _check_dtype(self, value: Tensor) -> None:
-        own = self.made.biases[0]
-        if value.dtype != own.dtype or value.device != own.device:
-            raise DtypeMismatchError(
-                f"{type(self).__name__}: value of {value.dtype} on {value.device} given, its parameters are "
-                f"{own.dtype} on {own.device}; move the value, or the flow by flow.to(...)"
-            )
 
 
 class FoldedAutoregressive(Folded):

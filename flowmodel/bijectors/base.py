@@ -8,7 +8,8 @@ import abc
 import dataclasses
 import inspect
 import math
-from typing import Any, ClassVar
+import operator
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,8 +17,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from flowmodel.bijectors.domain import over_event
-from flowmodel.errors import AbstractPlanError, PlanError, ShapeMismatchError
-from flowmodel.plans import Plan
+from flowmodel.errors import ArgumentError, DtypeMismatchError, PlanError, ShapeMismatchError, UnbuiltPlanError
+from flowmodel.plans import Plan, refuse_family
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +39,21 @@ class BijectorPlan(Plan, abc.ABC):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A plan; with ``shape=`` among the arguments the bijector built from it, as FlowTorch has it."""
-        refuse_family(cls)
         if "shape" in kwargs:
             shape, context_shape = kwargs.pop("shape"), kwargs.pop("context_shape", None)
             return cls(*args, **kwargs)(shape=shape, context_shape=context_shape)
-        return super().__new__(cls)
+        return super().__new__(cls, *args, **kwargs)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            owner = type(self).__name__
+            if not name.startswith("_") and hasattr(Bijector, name):
+                raise UnbuiltPlanError(
+                    f"{owner}: .{name} asked of the plan; only what is built from it has that. Build it by "
+                    f"dist.Flow(base_dist, plan), or by plan(shape=torch.Size([3])), and use .{name} of the result"
+                )
+            raise AttributeError(f"{owner!r} object has no attribute {name!r}")
 
     @abc.abstractmethod
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "Bijector":
@@ -52,9 +63,25 @@ class BijectorPlan(Plan, abc.ABC):
             ShapeMismatchError: the plan cannot be built for that shape.
         """
 
-    def __call__(self, *, shape: torch.Size, context_shape: torch.Size | None = None) -> "Bijector":
-        """The same as :meth:`build`, in the words of FlowTorch."""
-        return self.build(torch.Size(shape), None if context_shape is None else torch.Size(context_shape))
+    def __call__(
+        self, *misplaced: object, shape: torch.Size | None = None, context_shape: torch.Size | None = None
+    ) -> "Bijector":
+        """The same as :meth:`build`, in the words of FlowTorch.
+
+        Raises:
+            ArgumentError: no shape is given, or something beside it.
+        """
+        owner = type(self).__name__
+        if misplaced or shape is None:
+            given = f"a {type(misplaced[0]).__name__}" if misplaced else "nothing"
+            raise ArgumentError(
+                f"{owner}: the plan was called with {given}; expected the shape of an event by its name, "
+                "plan(shape=torch.Size([3])). What that builds, and not the plan, is what takes tensors"
+            )
+        event_shape = as_shape(owner, "shape", shape)
+        return self.build(
+            event_shape, None if context_shape is None else as_shape(owner, "context_shape", context_shape)
+        )
 
     def image(self, of: Constraint) -> Constraint:
         """Where the data lie if the noise lies in ``of``, a part of the domain; at its widest the codomain."""
@@ -99,8 +126,15 @@ class Bijector(torch.nn.Module, abc.ABC):
 
     def __init__(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> None:
         super().__init__()
+        # What the user wrote: bijectors are named by their plans in errors.
+        self.plan_name = type(self).__name__.removesuffix("Bijector")
         self.event_shape = torch.Size(event_shape)
         self.context_shape = None if context_shape is None else torch.Size(context_shape)
+        if not self.event_size:
+            raise ShapeMismatchError(
+                f"{self.plan_name}: event shape {tuple(event_shape)} given, which holds no number; expected every "
+                "size to be at least 1"
+            )
 
     @property
     def event_size(self) -> int:
@@ -196,7 +230,7 @@ class Bijector(torch.nn.Module, abc.ABC):
         return self.forward_and_log_det(x, context)[1]
 
     def _flatten(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
-        owner = type(self).__name__
+        owner = self.plan_name
         batch_shape = leading_shape(owner, "value", value, self.event_shape)
         if self.context_shape is None:
             if context is not None:
@@ -245,32 +279,50 @@ def as_plan(owner: str, given: Any) -> BijectorPlan:
         return plan
     if isinstance(given, Bijector):
         raise PlanError(
-            f"{owner}: {type(given).__name__}, a bijector already built for events of shape "
+            f"{owner}: {given.plan_name}, a bijector already built for events of shape "
             f"{tuple(given.event_shape)}, given; expected its plan. Give the plan here and, to go on with the built "
             "weights, load them: flow.bijector.load_state_dict(bijector.state_dict())"
         )
     raise PlanError(f"{owner}: {given!r} given; expected the plan of a bijector, such as bij.AffineAutoregressive()")
 
 
-def refuse_family(cls: type) -> None:
-    """Raise an :class:`AbstractPlanError` if ``cls`` is a family of bijectors and not one of them."""
-    if not inspect.isabstract(cls):
-        return
-    members = sorted(known.__name__ for known in Plan._known.values() if issubclass(known, cls) and not _hidden(known))
-    advice = f"use one of {', '.join(members)}" if members else "use a plan such as AffineAutoregressive()"
-    raise AbstractPlanError(f"{cls.__name__} names a family of bijectors and cannot be made itself; {advice}")
+def as_shape(owner: str, name: str, given: Any) -> torch.Size:
+    """``given`` as a shape.
+
+    Raises:
+        ArgumentError: it is no sequence of whole numbers from 0 on.
+    """
+    try:
+        sizes = [operator.index(size) for size in given]
+    except TypeError:
+        sizes = [-1]
+    if any(size < 0 for size in sizes):
+        example = f"({given},)" if isinstance(given, int) and given >= 0 else "(3,)"
+        raise ArgumentError(f"{owner}: {name}={given!r} given; expected a tuple of whole numbers, such as {example}")
+    return torch.Size(sizes)
 
 
-def _hidden(cls: type) -> bool:
-    return inspect.isabstract(cls) or cls.__name__.startswith("_")
+def check_same_kind(owner: str, value: Tensor, own: Tensor) -> None:
+    """Raise a :class:`DtypeMismatchError` unless ``value`` has the dtype and device of the parameter ``own``."""
+    if value.dtype != own.dtype or value.device != own.device:
+        where = f"{own.dtype}" if value.device == own.device else f"{own.device}, {own.dtype}"
+        raise DtypeMismatchError(
+            f"{owner}: value of {value.dtype} on {value.device} given, its parameters are {own.dtype} on {own.device}; "
+            f"move the value by value.to({where}), or the flow by flow.to(...)"
+        )
 
 
 def leading_shape(owner: str, what: str, value: Tensor, trailing: torch.Size) -> torch.Size:
     """The shape of ``value`` before its ``trailing`` one.
 
     Raises:
+        ArgumentError: ``value`` is no tensor.
         ShapeMismatchError: ``value`` does not end in ``trailing``.
     """
+    if not isinstance(value, Tensor):
+        raise ArgumentError(
+            f"{owner}: {what} is a {type(value).__name__}; expected a tensor, which torch.as_tensor({what}) makes of it"
+        )
     cut = value.dim() - len(trailing)
     if cut < 0 or value.shape[cut:] != trailing:
         raise ShapeMismatchError(

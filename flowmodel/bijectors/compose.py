@@ -40,6 +40,11 @@ class Compose(BijectorPlan):
                 f"Compose: the single plan {self.bijectors!r} given; expected a sequence, such as "
                 f"bij.Compose([{self.bijectors!r}])"
             )
+        if not isinstance(self.bijectors, Sequence):
+            raise PlanError(
+                f"Compose: bijectors={self.bijectors!r} given; expected a sequence of plans, such as "
+                "bij.Compose([bij.AffineAutoregressive(), bij.Permute()])"
+            )
         parts = tuple(as_plan(f"Compose: bijectors[{place}]", part) for place, part in enumerate(self.bijectors))
         object.__setattr__(self, "bijectors", parts)
         if not self.bijectors:

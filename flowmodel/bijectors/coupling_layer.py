@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded
+from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded, check_same_kind
 from flowmodel.bijectors.folded_network import FoldedNetwork
 from flowmodel.bijectors.transformer import Transformer
-from flowmodel.errors import DtypeMismatchError, PlanError, ShapeMismatchError
+from flowmodel.errors import PlanError, ShapeMismatchError
+from flowmodel.parameters.base import as_conditioner
 from flowmodel.parameters.dense import Dense, DenseConditioner
 
 
@@ -42,13 +43,8 @@ class Coupling(BijectorPlan):
     def check_coupling_arguments(self) -> None:
         """Raise a :class:`PlanError` where an argument makes no sense; the default conditioner for ``None``."""
         owner = type(self).__name__
-        if self.params_fn is None:
-            object.__setattr__(self, "params_fn", Dense())
-        if not isinstance(self.params_fn, Dense):
-            raise PlanError(
-                f"{owner}: params_fn={self.params_fn!r} given; expected a plan such as "
-                "params.Dense(hidden_dims=(64, 64))"
-            )
+        conditioner = as_conditioner(owner, self.params_fn, Dense, "params.Dense(hidden_dims=(64, 64))")
+        object.__setattr__(self, "params_fn", conditioner)
         whole = isinstance(self.split, int) and not isinstance(self.split, bool)
         if self.split is not None and not (whole and self.split > 0):
             raise PlanError(f"{owner}: split={self.split!r} given; expected a whole number above 0, or None for half")
@@ -77,7 +73,7 @@ class Coupling(BijectorPlan):
             )
         context_size = 0 if context_shape is None else math.prod(context_shape)
         network = (self.params_fn or Dense()).build(size, context_size, transformer.params_per_dim, self.split)
-        return CouplingBijector(event_shape, context_shape, network, transformer)
+        return CouplingBijector(event_shape, context_shape, network, transformer, owner)
 
 
 class CouplingBijector(Bijector):
@@ -88,6 +84,7 @@ class CouplingBijector(Bijector):
         context_shape: shape of one context, or ``None``.
         network: the conditioner.
         transformer: the function applied to each dimension that does not stay.
+        plan_name: the name of the plan.
     """
 
     def __init__(
@@ -96,22 +93,24 @@ class CouplingBijector(Bijector):
         context_shape: torch.Size | None,
         network: DenseConditioner,
         transformer: Transformer,
+        plan_name: str,
     ) -> None:
         super().__init__(event_shape, context_shape)
+        self.plan_name = plan_name
         self.network = network
         self.transformer = transformer
         self.split = self.event_size - network.event_size
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, in one dense pass."""
-        self._check_dtype(x)
+        check_same_kind(self.plan_name, x, self.network.biases[0])
         kept, rest = x.T[: self.split], x.T[self.split :]
         y, log_slope = self.transformer.push(rest, self.network.outputs(kept, context))
         return torch.cat([kept, y]).T, log_slope.sum(0)
 
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data to noise, in one dense pass."""
-        self._check_dtype(y)
+        check_same_kind(self.plan_name, y, self.network.biases[0])
         kept, rest = y.T[: self.split], y.T[self.split :]
         x, log_slope = self.transformer.pull(rest, self.network.outputs(kept, context))
         return torch.cat([kept, x]).T, log_slope.sum(0)
@@ -119,14 +118,6 @@ class CouplingBijector(Bijector):
     def fold(self) -> Folded:
         """The layer as constants."""
         return FoldedCoupling(self.network, self.transformer, self.split)
-
-    def _check_dtype(self, value: Tensor) -> None:
-        own = self.network.biases[0]
-        if value.dtype != own.dtype or value.device != own.device:
-            raise DtypeMismatchError(
-                f"{type(self).__name__}: value of {value.dtype} on {value.device} given, its parameters are "
-                f"{own.dtype} on {own.device}; move the value, or the flow by flow.to(...)"
-            )
 
 
 class FoldedCoupling(Folded):

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from flowmodel.bijectors.base import Bijector, Folded
 from flowmodel.bijectors.transformer import Transformer
-from flowmodel.errors import PlanError
-from flowmodel.parameters.base import Parameters
+from flowmodel.parameters.base import Parameters, as_conditioner
 from flowmodel.parameters.tensor import Tensor as TensorPlan
 
 
@@ -18,11 +17,7 @@ def check_unconditional(owner: str, params_fn: Parameters | None) -> TensorPlan:
     Raises:
         PlanError: ``params_fn`` is another plan than ``params.Tensor()``.
     """
-    if params_fn is None:
-        return TensorPlan()
-    if not isinstance(params_fn, TensorPlan):
-        raise PlanError(f"{owner}: params_fn={params_fn!r} given; expected params.Tensor()")
-    return params_fn
+    return as_conditioner(owner, params_fn, TensorPlan, "params.Tensor()")
 
 
 class ElementwiseBijector(Bijector):
@@ -32,10 +27,14 @@ class ElementwiseBijector(Bijector):
         event_shape: shape of one event.
         context_shape: shape of one context; the layer takes it and does not depend on it.
         transformer: the function applied to each dimension.
+        plan_name: the name of the plan.
     """
 
-    def __init__(self, event_shape: torch.Size, context_shape: torch.Size | None, transformer: Transformer) -> None:
+    def __init__(
+        self, event_shape: torch.Size, context_shape: torch.Size | None, transformer: Transformer, plan_name: str
+    ) -> None:
         super().__init__(event_shape, context_shape)
+        self.plan_name = plan_name
         self.transformer = transformer
         self.parameters_of_dims = TensorPlan().build(self.event_size, 0, transformer.params_per_dim)
 

@@ -134,6 +134,7 @@ class FixedBijector(Bijector):
 
     def __init__(self, event_shape: torch.Size, context_shape: torch.Size | None, plan: Fixed) -> None:
         super().__init__(event_shape, context_shape)
+        self.plan_name = type(plan).__name__
         self.function = plan.function()
         self._domain, self._codomain = plan.domain, plan.codomain
 

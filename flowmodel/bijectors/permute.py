@@ -1,6 +1,7 @@
 """A fixed reordering of the dimensions, so that the next autoregressive layer meets them in another order."""
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -34,8 +35,7 @@ class Permute(VolumePreserving):
 
     def __post_init__(self) -> None:
         if self.permutation is not None:
-            object.__setattr__(self, "permutation", tuple(self.permutation))
-            check_permutation("Permute", self.permutation)
+            object.__setattr__(self, "permutation", check_permutation("Permute", self.permutation))
 
     def image(self, of: Constraint) -> Constraint:
         """The same, where it is the same for every dimension."""
@@ -51,7 +51,7 @@ class Permute(VolumePreserving):
         Raises:
             ShapeMismatchError: the permutation is of another size than the event.
         """
-        size = event_shape.numel()
+        size = math.prod(event_shape)
         if self.permutation is None:
             drawn = torch.arange(size).flip(0) if size <= 2 else torch.randperm(size)
             return PermuteBijector(event_shape, context_shape, drawn)

@@ -36,4 +36,4 @@ class Spline(SplineArguments, Elementwise):
 
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> ElementwiseBijector:
         """The concrete layer; it takes a context and does not depend on it."""
-        return ElementwiseBijector(event_shape, context_shape, self.spline_transformer())
+        return ElementwiseBijector(event_shape, context_shape, self.spline_transformer(), type(self).__name__)

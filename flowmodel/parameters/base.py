@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from typing import Any, TypeVar
 
 import torch
 
+from flowmodel.errors import PlanError
 from flowmodel.plans import Plan
+
+C = TypeVar("C", bound="Parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,3 +25,16 @@ class Parameters(Plan, abc.ABC):
         The module maps ``x[B, D]`` and ``context[B, C]`` (or ``None`` where ``context_size`` is 0) to ``[B, D, P]``,
         all zero at first, so that the bijector it steers begins as the identity.
         """
+
+
+def as_conditioner(owner: str, given: Any, expected: type[C], example: str) -> C:
+    """``given`` as a plan of the class ``expected``; the class itself, and ``None``, stand for its defaults.
+
+    Raises:
+        PlanError: it is something else.
+    """
+    if given is None or given is expected:
+        return expected()
+    if not isinstance(given, expected):
+        raise PlanError(f"{owner}: params_fn={given!r} given; expected a plan such as {example}")
+    return given

@@ -16,7 +16,9 @@ import bisect
 import dataclasses
 import itertools
 import math
+import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -56,9 +58,7 @@ class DenseAutoregressive(Parameters):
         object.__setattr__(self, "hidden_dims", check_hidden_dims("DenseAutoregressive", self.hidden_dims))
         object.__setattr__(self, "nonlinearity", activation_name("DenseAutoregressive", self.nonlinearity))
         if self.permutation is not None:
-            # FlowTorch's programs give a torch.LongTensor.
-            object.__setattr__(self, "permutation", tuple(int(place) for place in self.permutation))
-            check_permutation("DenseAutoregressive", self.permutation)
+            object.__setattr__(self, "permutation", check_permutation("DenseAutoregressive", self.permutation))
         if not isinstance(self.skip_connections, bool):
             raise PlanError(
                 f"DenseAutoregressive: skip_connections={self.skip_connections!r} given; expected True or False"
@@ -120,21 +120,36 @@ def check_hidden_dims(owner: str, hidden_dims: Sequence[int] | None) -> tuple[in
     """
     if hidden_dims is None:
         return None
-    widths = tuple(hidden_dims)
-    if not widths or not all(isinstance(width, int) and width > 0 for width in widths):
+    widths = _whole_numbers(hidden_dims)
+    if not widths or min(widths) < 1:
         raise PlanError(
-            f"{owner}: hidden_dims={widths} given; expected one or more whole numbers above 0, such as (64, 64)"
+            f"{owner}: hidden_dims={hidden_dims!r} given; expected one or more whole numbers above 0, such as (64, 64)"
         )
     return widths
 
 
-def check_permutation(owner: str, permutation: tuple[int, ...]) -> None:
-    """Raise a :class:`PlanError` unless ``permutation`` holds each of 0 to n - 1 once."""
-    if sorted(permutation) != list(range(len(permutation))):
+def check_permutation(owner: str, permutation: Any) -> tuple[int, ...]:
+    """The permutation as a tuple; FlowTorch's programs give a ``torch.LongTensor``.
+
+    Raises:
+        PlanError: it does not hold each of 0 to n - 1 once.
+    """
+    places = _whole_numbers(permutation)
+    if not places or sorted(places) != list(range(len(places))):
+        most = f"{len(permutation) - 1}" if hasattr(permutation, "__len__") and len(permutation) > 1 else "D - 1"
         raise PlanError(
-            f"{owner}: permutation={permutation} given; expected each whole number from 0 to "
-            f"{len(permutation) - 1} once"
+            f"{owner}: permutation={permutation!r} given; expected each whole number from 0 to {most} once, such as "
+            "(2, 0, 1) for three dimensions"
         )
+    return places
+
+
+def _whole_numbers(given: Any) -> tuple[int, ...]:
+    """The numbers of a sequence; none if it holds something else."""
+    try:
+        return () if any(isinstance(number, bool) for number in given) else tuple(map(operator.index, given))
+    except TypeError:
+        return ()
 
 
 class MADE(torch.nn.Module):

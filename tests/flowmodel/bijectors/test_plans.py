@@ -46,7 +46,7 @@ def test_one_plan_builds_many_modules_with_their_own_parameters(name):
         (lambda: bij.Permute((1, 1)), r"Permute: permutation=\(1, 1\) given"),
         (lambda: bij.AffineAutoregressive(params.Tensor()), "expected a plan such as params.DenseAutoregressive"),
         (lambda: bij.AffineAutoregressive(scale_fn="cosh"), "scale_fn='cosh' given; expected one of bounded, softplus"),
-        (lambda: bij.Affine(params.DenseAutoregressive()), r"expected params.Tensor\(\)"),
+        (lambda: bij.Affine(params.DenseAutoregressive()), r"expected a plan such as params.Tensor\(\)"),
         (lambda: bij.Compose([]), "no bijectors given"),
         (lambda: bij.Compose([bij.Permute(), 3]), r"bijectors\[1\]: 3 given; expected the plan of a bijector"),
         (lambda: bij.Invert(torch.nn.Linear(2, 2)), "Invert: .* given; expected the plan of a bijector"),
