@@ -4,10 +4,11 @@ A ``torch.distributions`` object is not a module: ``flow.to(device)`` and ``stat
 known families are therefore taken apart into buffers and put together again whenever they are needed.
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from torch.distributions import (
     MixtureSameFamily,
     Normal,
     StudentT,
+    TransformedDistribution,
     Uniform,
+    constraints,
 )
 
 from flowmodel.distributions.base_folded import (
@@ -30,7 +33,7 @@ from flowmodel.distributions.base_folded import (
     FoldedStudentT,
     FoldedUniform,
 )
-from flowmodel.errors import ExportError, PlanError
+from flowmodel.errors import DtypeMismatchError, ExportError, PlanError
 
 _MIXTURE = "NormalMixture"
 
@@ -48,6 +51,8 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
     "Uniform": ("low", "high"),
     _MIXTURE: ("logits", "loc", "scale"),
 }
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 _CHOICES = (
     "Normal, Laplace, StudentT or Uniform, or MixtureSameFamily(Categorical, Normal), under Independent such that the "
@@ -73,6 +78,9 @@ class BaseDistribution(torch.nn.Module):
             ``Categorical`` and a (possibly ``Independent``) ``Normal``, alone or under ``Independent``; any other
             distribution is kept as it is, works where it was made, and can be neither moved, saved nor exported.
 
+    Raises:
+        PlanError: the parameters of the distribution are no floating-point numbers.
+
     Example:
         >>> import torch
         >>> from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
@@ -85,13 +93,33 @@ class BaseDistribution(torch.nn.Module):
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
         parts = _take_apart(distribution)
-        self._foreign = distribution if parts is None else None
+        self._foreign = _unvalidated(distribution) if parts is None else None
         self.family = None if parts is None else parts.family
         self.event_dims = len(distribution.event_shape)
         self.component_dims = 0 if parts is None else parts.component_dims
         if parts is not None:
             for name, value in parts.parameters.items():
                 self.register_buffer(name, value.detach().clone())
+        if not self.probe().dtype.is_floating_point:
+            raise PlanError(
+                f"Flow: base distribution {_name(distribution)} of {self.probe().dtype} given; expected floating-point "
+                "parameters, such as torch.zeros(2) and torch.ones(2)"
+            )
+
+    def probe(self) -> Tensor:
+        """A tensor in the dtype and on the device of the noise."""
+        return next(self.buffers()) if self._foreign is None else _first_tensor(self._foreign)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self._foreign is not None:
+            own = self.probe()
+            moved = fn(own)
+            if moved.dtype != own.dtype or moved.device != own.device:
+                raise DtypeMismatchError(
+                    f"base distribution {_name(self._foreign)} cannot be moved from {own.dtype} on {own.device} to "
+                    f"{moved.dtype} on {moved.device}; make the flow anew from one made there, or use {_CHOICES}"
+                )
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def distribution(self) -> Distribution:
         """The ``torch.distributions`` object over the present buffers; values are checked by the flow, not by it."""
@@ -112,6 +140,8 @@ class BaseDistribution(torch.nn.Module):
             of_dims = factor - (df + 1) / 2 * torch.log1p(((x.to(torch.float64) - loc) / scale) ** 2 / df)
             dims = list(range(-self.event_dims, 0))
             return (of_dims.sum(dims) if dims else of_dims).to(x.dtype)
+        if self._foreign is not None:
+            return _log_prob_or_zero_density(self._foreign, x)
         log_prob = self.distribution().log_prob(x)
         if self.family == "Uniform":
             missing = torch.isnan(x)
@@ -136,7 +166,12 @@ class BaseDistribution(torch.nn.Module):
                     f"base distribution {self.family}: {name} holds a value that is not finite and cannot be written "
                     "to an artefact; make it finite, or leave out a component of weight 0"
                 )
-        dtype = str(next(iter(parameters.values())).dtype).removeprefix("torch.")
+        dtype = str(self.probe().dtype).removeprefix("torch.")
+        if dtype not in _DTYPES:
+            raise ExportError(
+                f"base distribution {self.family} of {dtype} cannot be written to an artefact; expected float32 or "
+                "float64: flow.float()"
+            )
         lists = {name: value.tolist() for name, value in parameters.items()}
         written = {"family": self.family, "event_dims": self.event_dims, "dtype": dtype, "parameters": lists}
         return written | ({"component_dims": self.component_dims} if self.family == _MIXTURE else {})
@@ -184,7 +219,7 @@ def base_from_json(value: Mapping[str, Any]) -> Distribution:
     missing = [name for name in _PARAMETERS[family] if name not in value.get("parameters", {})]
     if missing:
         raise PlanError(f"base distribution {family}: parameter(s) {missing} missing")
-    dtype = {"float32": torch.float32, "float64": torch.float64}.get(value.get("dtype", ""))
+    dtype = _DTYPES.get(value.get("dtype", ""))
     if dtype is None:
         raise PlanError(f"base distribution {family}: dtype {value.get('dtype')!r} given; expected float32 or float64")
     try:
@@ -232,6 +267,39 @@ def _inside(distribution: Distribution) -> Distribution:
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
+
+
+def _unvalidated(distribution: Distribution) -> Distribution:
+    """A copy over the same tensors that checks no values: outside its support a density is 0, not an error."""
+    copied = copy.copy(distribution)
+    copied._validate_args = False
+    if isinstance(copied, Independent):
+        copied.base_dist = _unvalidated(copied.base_dist)
+    if isinstance(copied, TransformedDistribution):
+        copied.base_dist = _unvalidated(copied.base_dist)
+    return copied
+
+
+def _log_prob_or_zero_density(distribution: Distribution, x: Tensor) -> Tensor:
+    log_prob = distribution.log_prob(x)
+    try:
+        support = distribution.support
+    except NotImplementedError:
+        return log_prob
+    if support is None or support is constraints.dependent:
+        return log_prob
+    dims = len(distribution.event_shape)
+    missing = torch.isnan(x).flatten(x.dim() - dims).any(-1) if dims else torch.isnan(x)
+    inside: Tensor = support.check(x)  # type: ignore[no-untyped-call]
+    return log_prob.masked_fill(~(inside | missing), -math.inf)
+
+
+def _first_tensor(distribution: Distribution) -> Tensor:
+    for value in vars(distribution).values():
+        if isinstance(value, Tensor) and value.numel():
+            return value
+    inner = [value for value in vars(distribution).values() if isinstance(value, Distribution)]
+    return _first_tensor(inner[0]) if inner else torch.empty(0)
 
 
 def _name(distribution: Distribution) -> str:

@@ -10,6 +10,12 @@ from flowmodel.errors import DomainError, PlanError
 
 def check_base(base_dist: object, bijector: object) -> None:
     """Raise a :class:`PlanError` unless the first is a distribution; the text says if the two were changed over."""
+    plan = getattr(base_dist, "plan", None)
+    if isinstance(base_dist, Distribution) and plan is not None:
+        raise PlanError(
+            "Flow: a Flow given as the base distribution; put the two plans in a row: "
+            "Flow(flow.base_dist, bij.Compose([flow.plan, bijector]))"
+        )
     if isinstance(base_dist, Distribution):
         return
     if isinstance(bijector, Distribution):

@@ -6,23 +6,32 @@ r"""The flow: a base distribution seen through a bijector.
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from flowmodel.bijectors.base import Bijector, BijectorPlan, as_plan, leading_shape
+from flowmodel.bijectors.base import Bijector, BijectorPlan, as_plan, as_shape, leading_shape
 from flowmodel.bijectors.domain import interval_of, point_inside
 from flowmodel.bijectors.standardize import KeepsFloat64, location_and_scale
+from flowmodel.distributions.arguments import (
+    broadcast,
+    check_kind,
+    check_validate_args,
+    check_values,
+    context_shape_of,
+    named_arguments,
+)
 from flowmodel.distributions.base import BaseDistribution
 from flowmodel.distributions.base_support import check_base, check_support
-from flowmodel.errors import NoClosedFormError, PlanError, ReparameterisationError, ShapeMismatchError
+from flowmodel.distributions.refusals import WithoutClosedForms
+from flowmodel.errors import ArgumentError, NoClosedFormError, ReparameterisationError, ShapeMismatchError
 
 SampleShape = torch.Size | list[int] | tuple[int, ...]
 
 
-class Flow(KeepsFloat64, Distribution):
+class Flow(KeepsFloat64, WithoutClosedForms):
     """A trainable distribution, both a ``torch.distributions.Distribution`` and a ``torch.nn.Module``.
 
     The lazy plan is made concrete here, in the event shape, dtype and device of the base distribution.
@@ -35,7 +44,8 @@ class Flow(KeepsFloat64, Distribution):
         context_shape: shape of the context that a conditional flow reads, else ``None``.
 
     Raises:
-        PlanError: ``bijector`` is not a plan, or ``base_dist`` not a distribution.
+        ArgumentError: an argument is missing or unknown.
+        PlanError: ``bijector`` is not a plan, or ``base_dist`` not a distribution of floating-point numbers.
         DomainError: the noise may lie where the bijector is not defined.
         ShapeMismatchError: the plan cannot be built for the event shape of the base distribution.
 
@@ -50,6 +60,7 @@ class Flow(KeepsFloat64, Distribution):
     float64_buffers: ClassVar[tuple[str, ...]] = ("context_location", "context_scale")
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
+    @named_arguments
     def __init__(
         self,
         base_dist: Distribution,
@@ -61,8 +72,9 @@ class Flow(KeepsFloat64, Distribution):
         torch.nn.Module.__init__(self)
         check_base(base_dist, bijector)
         self.plan = as_plan("Flow", bijector)
-        Distribution.__init__(self, base_dist.batch_shape, base_dist.event_shape, validate_args=bool(validate_args))
-        self.context_shape = _context_shape(context_shape)
+        validate = check_validate_args(validate_args)
+        Distribution.__init__(self, base_dist.batch_shape, base_dist.event_shape, validate_args=validate)
+        self.context_shape = context_shape_of(context_shape)
         self._context: Tensor | None = None
         self.bijector: Bijector = self.plan.build(base_dist.event_shape, self.context_shape)
         check_support(base_dist, self.bijector.domain)
@@ -72,8 +84,7 @@ class Flow(KeepsFloat64, Distribution):
         context_size = self.bijector.context_size
         self.register_buffer("context_location", torch.zeros(context_size, dtype=torch.float64))
         self.register_buffer("context_scale", torch.ones(context_size, dtype=torch.float64))
-        probe = next(self.base.buffers(), torch.empty(0))
-        self.to(device=probe.device, dtype=probe.dtype)
+        self.to(device=self.base.probe().device, dtype=self.base.probe().dtype)
 
     context_location: Tensor
     context_scale: Tensor
@@ -92,7 +103,7 @@ class Flow(KeepsFloat64, Distribution):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype in which the flow computes and answers."""
-        return next((p.dtype for p in self.parameters()), next(self.base.buffers(), torch.empty(0)).dtype)
+        return next((p.dtype for p in self.parameters()), self.base.probe().dtype)
 
     @property
     def data_dtype(self) -> torch.dtype:
@@ -135,7 +146,7 @@ class Flow(KeepsFloat64, Distribution):
         own = self.batch_shape if self._context is None else self.base.distribution().batch_shape
         conditioned = copy.copy(self)
         conditioned._context = context
-        conditioned._batch_shape = _broadcast("Flow: context", leading, own)
+        conditioned._batch_shape = broadcast("Flow: context", leading, own)
         return conditioned
 
     def expand(self, batch_shape: SampleShape, _instance: Any = None) -> Flow:
@@ -144,8 +155,8 @@ class Flow(KeepsFloat64, Distribution):
         Raises:
             ShapeMismatchError: the present batch shape does not broadcast to that one.
         """
-        wanted = torch.Size(batch_shape)
-        if _broadcast("Flow.expand", wanted, self.batch_shape) != wanted:
+        wanted = as_shape("Flow.expand", "batch_shape", batch_shape)
+        if broadcast("Flow.expand", wanted, self.batch_shape) != wanted:
             raise ShapeMismatchError(
                 f"Flow.expand: {tuple(wanted)} given, to which the batch shape {tuple(self.batch_shape)} cannot be "
                 "broadcast; give a shape that ends in it"
@@ -156,7 +167,7 @@ class Flow(KeepsFloat64, Distribution):
 
     def rnormalize(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Data to noise, with gradients; shapes and errors as in :meth:`log_prob`."""
-        return self.bijector.inverse(value, self.standard_context(context))
+        return self._pulled(value, context)[0]
 
     @torch.no_grad()
     def normalize(self, value: Tensor, context: Tensor | None = None) -> Tensor:
@@ -189,16 +200,6 @@ class Flow(KeepsFloat64, Distribution):
         point = torch.full(self.event_shape, 0.0 if interval is None else point_inside(interval)).to(of_base)
         return of_base + self.bijector.forward_and_log_det(point, self.standard_context(context))[1]
 
-    @property
-    def mean(self) -> Tensor:
-        """Refused: what a bijector does to a mean has no closed form."""
-        self._refuse_moment("mean", "flow.sample((10_000,)).mean(0)")
-
-    @property
-    def variance(self) -> Tensor:
-        """Refused, as :attr:`mean` is."""
-        self._refuse_moment("variance", "flow.sample((10_000,)).var(0)")
-
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density, in nats and in the units of the data.
 
@@ -212,11 +213,10 @@ class Flow(KeepsFloat64, Distribution):
         Raises:
             ShapeMismatchError: a trailing shape is wrong, or a context is missing or not wanted.
             DtypeMismatchError: the value's dtype or device is not that of the flow.
+            ArgumentError: the value is no tensor.
+            DomainError: a row is outside the support, and arguments are validated.
         """
-        if self._validate_args:
-            leading_shape("Flow", "value", value, self.event_shape)
-            self._validate_sample(value)
-        noise, log_det = self.bijector.inverse_and_log_det(value, self.standard_context(context))
+        noise, log_det = self._pulled(value, context)
         log_prob = self.base.log_prob(noise) + log_det
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))  # type: ignore[no-untyped-call]
 
@@ -226,21 +226,28 @@ class Flow(KeepsFloat64, Distribution):
         With a context of leading shape ``[...]``, one for each sample, ``sample_shape`` broadcasts against it.
 
         Raises:
-            ReparameterisationError: a column holds whole numbers, to which samples are rounded.
+            ArgumentError: ``sample_shape`` is no shape.
+            ReparameterisationError: a column holds whole numbers, to which samples are rounded, or the base
+                distribution does not reparameterise its own.
         """
         if self.whole_columns:
             raise ReparameterisationError(
                 f"Flow: samples of dimension(s) {self.whole_columns} are rounded to whole numbers and carry no "
                 "gradient; use sample(), or declare these columns bij.Real()"
             )
-        noise = self.base_dist.rsample(torch.Size(sample_shape))
-        return self.bijector.forward(noise, self.standard_context(context))
+        base_dist = self.base_dist
+        if not base_dist.has_rsample:
+            raise ReparameterisationError(
+                f"Flow: samples of the base distribution {base_dist!r} carry no gradient; use sample(), or a base that "
+                "has rsample, such as Normal"
+            )
+        return self._pushed(base_dist.rsample(as_shape("Flow", "sample_shape", sample_shape)), context)
 
     @torch.no_grad()
     def sample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
         """Samples without gradients, columns of whole numbers rounded; shapes as in :meth:`rsample`."""
-        noise = self.base_dist.sample(torch.Size(sample_shape))
-        return self.rounded(self.bijector.forward(noise, self.standard_context(context)))
+        noise = self.base_dist.sample(as_shape("Flow", "sample_shape", sample_shape))
+        return self.rounded(self._pushed(noise, context))
 
     def rounded(self, samples: Tensor) -> Tensor:
         """Samples ``[..., *event_shape]`` with the columns that hold whole numbers rounded to them."""
@@ -285,37 +292,64 @@ class Flow(KeepsFloat64, Distribution):
         Without one, that of :meth:`condition`, if there is one.
 
         Raises:
-            ShapeMismatchError: the trailing shape is wrong.
+            ShapeMismatchError: the trailing shape is wrong, or a context is missing or not wanted.
+            DtypeMismatchError: the context is on another device than the flow.
+            ArgumentError: the context is no tensor, or the flow was conditioned on one before.
         """
-        if context is None and self._context is not None:
+        if self.context_shape is None:
+            if context is None:
+                return None
+            raise ShapeMismatchError(
+                f"Flow: context of shape {tuple(context.shape)} given, but it was built without one; leave the context "
+                "out, or build the flow with context_shape=..."
+            )
+        if self._context is not None:
+            if context is not None:
+                raise ArgumentError(
+                    "Flow: a context given to a flow that condition() gave one already; leave it out, or give it to "
+                    "the flow that was conditioned"
+                )
             context = self._context.to(self.context_location.device)
-        if context is None or self.context_shape is None:
-            return context
+        if context is None:
+            shape = ", ".join(map(str, self.context_shape))
+            raise ShapeMismatchError(
+                f"Flow: no context given; expected one of shape [..., {shape}], in the argument context or by "
+                "flow.condition(context)"
+            )
         leading_shape("Flow", "context", context, self.context_shape)
+        check_kind("context", context, self.dtype, self.context_location.device, any_dtype=True)
         location = self.context_location.reshape(self.context_shape)
         scale = self.context_scale.reshape(self.context_shape)
         return ((context.to(torch.float64) - location) / scale).to(self.dtype)
 
-    def _refuse_moment(self, name: str, estimate: str) -> NoReturn:
-        raise NoClosedFormError(f"Flow: the {name} has no closed form; estimate it by {estimate}")
+    def _pulled(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Data to noise, and the log-determinant, all arguments checked."""
+        leading = leading_shape("Flow", "value", value, self.event_shape)
+        device = self.context_location.device
+        check_kind("value", value, self.dtype, device, any_dtype=self.bijector.takes_float64)
+        broadcast("Flow: value", leading, self.batch_shape)
+        if self._validate_args:
+            check_values(value, self.support, len(self.event_shape))
+        standard = self.standard_context(context)
+        self._check_context_of("value", leading, standard)
+        return self.bijector.inverse_and_log_det(value, standard)
+
+    def _pushed(self, noise: Tensor, context: Tensor | None) -> Tensor:
+        standard = self.standard_context(context)
+        self._check_context_of("sample", noise.shape[: noise.dim() - len(self.event_shape)], standard)
+        return self.bijector.forward(noise, standard)
+
+    def _check_context_of(self, what: str, leading: torch.Size, context: Tensor | None) -> None:
+        if context is None or self.context_shape is None:
+            return
+        given = context.shape[: context.dim() - len(self.context_shape)]
+        try:
+            torch.broadcast_shapes(leading, given)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            raise ShapeMismatchError(
+                f"Flow: {what} has leading shape {tuple(leading)} and context {tuple(given)}, which do not broadcast; "
+                f"give one context for each {what}, or one for all"
+            ) from None
 
     def __repr__(self) -> str:
         return f"Flow(base_dist={self.base_dist!r}, bijector={self.plan!r})"
-
-
-def _context_shape(given: Any) -> torch.Size | None:
-    if given is None:
-        return None
-    if isinstance(given, int) or not all(isinstance(size, int) and size > 0 for size in given):
-        shape = f"({given},)" if isinstance(given, int) else "(3,)"
-        raise PlanError(f"Flow: context_shape={given!r} given; expected whole numbers above 0 in a tuple, as {shape}")
-    return torch.Size(given)
-
-
-def _broadcast(owner: str, given: torch.Size, own: torch.Size) -> torch.Size:
-    try:
-        return torch.broadcast_shapes(given, own)  # type: ignore[no-untyped-call, no-any-return]
-    except RuntimeError:
-        raise ShapeMismatchError(
-            f"{owner}: leading shape {tuple(given)} does not broadcast against the batch shape {tuple(own)} of the flow"
-        ) from None
