@@ -70,7 +70,7 @@ class AutoregressiveBijector(Bijector):
         context_shape: torch.Size | None,
         made: MADE,
         transformer: Transformer,
-        plan_name: str,
+        plan_name: str = "Autoregressive",
     ) -> None:
         super().__init__(event_shape, context_shape)
         self.plan_name = plan_name

@@ -83,6 +83,11 @@ class BijectorPlan(Plan, abc.ABC):
             event_shape, None if context_shape is None else as_shape(owner, "context_shape", context_shape)
         )
 
+    @property
+    def next_to_data(self) -> bool:
+        """Whether it means what it says only as the last part, with nothing between it and the data."""
+        return False
+
     def image(self, of: Constraint) -> Constraint:
         """Where the data lie if the noise lies in ``of``, a part of the domain; at its widest the codomain."""
         return self.codomain

@@ -22,7 +22,8 @@ class Compose(BijectorPlan):
         bijectors: the plans; of a class without arguments the class will do.
 
     Raises:
-        PlanError: the sequence is empty or holds something else than plans of bijectors.
+        PlanError: the sequence is empty, holds something else than plans of bijectors, or has a part before the last
+            that must be next to the data.
         DomainError: what one part gives may lie where the next is not defined.
 
     Example:
@@ -51,9 +52,21 @@ class Compose(BijectorPlan):
             raise PlanError(
                 "Compose: no bijectors given; expected at least one plan, such as bij.AffineAutoregressive()"
             )
+        for place, plan in enumerate(parts[:-1]):
+            if plan.next_to_data:
+                raise PlanError(
+                    f"Compose: bijectors[{place}] ({type(plan).__name__}) has whole or periodic columns, and "
+                    f"bijectors[{place + 1}] ({type(parts[place + 1]).__name__}) stands between it and the data; put "
+                    "the first of them last"
+                )
         event_dims = max(plan.domain.event_dim for plan in parts)
         object.__setattr__(self, "domain", over_event(parts[0].domain, event_dims))
         object.__setattr__(self, "codomain", over_event(self.image(self.domain), event_dims))
+
+    @property
+    def next_to_data(self) -> bool:
+        """As the last part says."""
+        return self.bijectors[-1].next_to_data
 
     def image(self, of: Constraint) -> Constraint:
         """Where the data lie if the noise lies in ``of``.

@@ -93,7 +93,7 @@ class CouplingBijector(Bijector):
         context_shape: torch.Size | None,
         network: DenseConditioner,
         transformer: Transformer,
-        plan_name: str,
+        plan_name: str = "Coupling",
     ) -> None:
         super().__init__(event_shape, context_shape)
         self.plan_name = plan_name

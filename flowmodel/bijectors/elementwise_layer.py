@@ -31,7 +31,11 @@ class ElementwiseBijector(Bijector):
     """
 
     def __init__(
-        self, event_shape: torch.Size, context_shape: torch.Size | None, transformer: Transformer, plan_name: str
+        self,
+        event_shape: torch.Size,
+        context_shape: torch.Size | None,
+        transformer: Transformer,
+        plan_name: str = "Elementwise",
     ) -> None:
         super().__init__(event_shape, context_shape)
         self.plan_name = plan_name

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from flowmodel.bijectors.base import Bijector, BijectorPlan, Folded, as_plan
+from flowmodel.errors import PlanError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Invert(BijectorPlan):
         bijector: the plan; of a class without arguments the class will do.
 
     Raises:
-        PlanError: ``bijector`` is not the plan of a bijector.
+        PlanError: ``bijector`` is not the plan of a bijector, or of one with whole or periodic columns.
 
     Example:
         >>> import torch, flowmodel.bijectors as bij
@@ -33,6 +34,11 @@ class Invert(BijectorPlan):
 
     def __post_init__(self) -> None:
         inner = as_plan("Invert", self.bijector)
+        if inner.next_to_data:
+            raise PlanError(
+                f"Invert: {type(inner).__name__} with whole or periodic columns given, which has no inverse as a part "
+                "of a flow: many data go to one noise; leave it as it is, and last"
+            )
         object.__setattr__(self, "bijector", inner)
         object.__setattr__(self, "domain", inner.codomain)
         object.__setattr__(self, "codomain", inner.domain)

@@ -76,6 +76,11 @@ class Supports(BijectorPlan):
         """The supports as a tuple; of length 1 where one stands for all columns."""
         return (self.columns,) if isinstance(self.columns, Support) else tuple(self.columns)
 
+    @property
+    def next_to_data(self) -> bool:
+        """Whether a column is whole or periodic: what is neither rounded nor turned back is then no data."""
+        return any(isinstance(support, Integer | Periodic) for support in self.listed)
+
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> "SupportsBijector":
         """The concrete map.
 

@@ -7,6 +7,7 @@ hundred rows single steps are noisy. The learning rate is lowered when validatio
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,14 +191,30 @@ def _check_settings(
     seed: int,
 ) -> None:
     sound = {
-        "seed": (seed, 0 <= seed < 2**64, "0 to 2**64 - 1"),
-        "max_epochs": (max_epochs, max_epochs >= 1, "at least 1"),
-        "patience": (patience, patience >= 1, "at least 1"),
-        "batch_size": (batch_size, batch_size is None or batch_size >= 1, "at least 1, or None"),
-        "learning_rate": (learning_rate, 0 < learning_rate < math.inf, "a number above 0"),
-        "weight_decay": (weight_decay, weight_decay is None or 0 <= weight_decay < math.inf, "0 or more, or None"),
-        "clip_norm": (clip_norm, clip_norm > 0, "a number above 0"),
+        "seed": (seed, _whole(seed) and 0 <= seed < 2**64, "a whole number from 0 to 2**64 - 1"),
+        "max_epochs": (max_epochs, _whole(max_epochs) and max_epochs >= 1, "at least 1, a whole number"),
+        "patience": (patience, _whole(patience) and patience >= 1, "at least 1, a whole number"),
+        "batch_size": (
+            batch_size,
+            batch_size is None or (_whole(batch_size) and batch_size >= 1),
+            "at least 1, a whole number, or None",
+        ),
+        "learning_rate": (
+            learning_rate,
+            isinstance(learning_rate, int | float) and 0 < learning_rate < math.inf,
+            "a number above 0",
+        ),
+        "weight_decay": (
+            weight_decay,
+            weight_decay is None or (isinstance(weight_decay, int | float) and 0 <= weight_decay < math.inf),
+            "a number, 0 or more, or None",
+        ),
+        "clip_norm": (clip_norm, isinstance(clip_norm, int | float) and clip_norm > 0, "a number above 0"),
     }
     for name, (given, is_sound, expected) in sound.items():
         if not is_sound:
-            raise TrainingError(f"{name}={given}; expected {expected}")
+            raise TrainingError(f"{name}={given!r}; expected {expected}")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

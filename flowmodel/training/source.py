@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowmodel.distributions import Flow
+from flowmodel.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,19 @@ class Source(abc.ABC):
 
     Args:
         flow: The flow that is trained.
+
+    Raises:
+        ArgumentError: It is something else.
     """
 
     train_rows: int
     validation_rows: int
 
     def __init__(self, flow: Flow) -> None:
+        if not isinstance(flow, Flow):
+            raise ArgumentError(
+                f"fit: flow={flow!r} given; expected a flow, such as dist.Flow(base_dist, bij.AffineAutoregressive())"
+            )
         self.flow = flow
         self.settings: dict[str, Any] = {}
         """What of the source decides the order of the rows, beside the rows."""
