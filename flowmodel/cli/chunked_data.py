@@ -49,6 +49,10 @@ class ChunkedData:
         sample = self._parts[name].sample(min(most or self._rows.chunk_rows, self._rows.chunk_rows))
         return self._split(sample)
 
+    def row_numbers(self, name: PartName, most: int | None = None) -> list[int] | None:
+        """``None``: rows drawn at random do not know their numbers."""
+        return None
+
     def fit_arguments(self) -> dict[str, Any]:
         """What ``fit`` is to be called with."""
         return {"data": self._parts["train"], "validation": self._parts["validation"]}

@@ -148,7 +148,7 @@ def train(
             "steps; take an offset off before training if samples matter. Log-densities are not affected.",
             err=True,
         )
-    training = _training(flow, rows, result, seed)
+    training = _training(flow, rows, result, seed) | {"seconds": round(time.monotonic() - started, 1)}
 
     def report(folder: Path, manifest: Manifest) -> None:
         write_training_report(folder, manifest, result, flow, rows)

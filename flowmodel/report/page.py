@@ -1,122 +1,194 @@
-"""The page of a report: one HTML file that needs nothing else, and its pictures as files beside it."""
+"""The page of a report: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 
 from flowmodel.artefact.manifest import Manifest
-from flowmodel.report.figures import Matrix, log_density, loss_curve, pair_plot, telling_columns
-from flowmodel.training.history import FitResult
+from flowmodel.distributions import Flow
+from flowmodel.report.card import card_section
+from flowmodel.report.drawing import short
+from flowmodel.report.evidence import Evidence, Rows, gather
+from flowmodel.report.section import Section
+from flowmodel.report.sections import (
+    calibration_section,
+    counted,
+    density_section,
+    pairs_section,
+    rows_section,
+    training_section,
+)
+from flowmodel.training.history import FitResult, bits_per_dimension
 
 
-def write_report(
-    folder: Path,
-    manifest: Manifest,
-    result: FitResult,
+def report_of(
+    flow: Flow,
+    rows: Rows,
     *,
-    data: Matrix,
-    samples: Matrix,
-    log_prob: dict[str, npt.NDArray[np.float64]],
-) -> None:
-    """Write ``index.html``, ``loss.png``, ``samples.png`` and ``log_density.png``.
+    context: Rows | None = None,
+    training_rows: Rows | None = None,
+    training_context: Rows | None = None,
+    samples: int = 4000,
+    feature_names: Sequence[str] | None = None,
+    context_names: Sequence[str] | None = None,
+    row_numbers: npt.ArrayLike | None = None,
+    result: FitResult | None = None,
+    manifest: Manifest | None = None,
+    title: str | None = None,
+    seed: int = 0,
+) -> str:
+    """A page by which a person judges a flow: figures of held-out rows, the odd ones among them, and a model card.
 
     Args:
-        folder: an existing directory.
-        manifest: what the model card shows.
-        result: the history of the training.
-        data: rows ``[N, D]`` to compare samples with, at best held-out ones.
-        samples: samples ``[M, D]`` of the model.
-        log_prob: log-densities of several sets of rows, by the name of the set; at most three.
+        flow: The flow, of any plan and base; it is left as it is.
+        rows: ``[N, *event_shape]``, at best rows it was not trained on. They may lie outside the supports or hold NaN.
+        context: ``[N, *context_shape]`` for a conditional flow, one for each row.
+        training_rows: ``[M, *event_shape]``, to compare with; without them that comparison is left out.
+        training_context: Contexts of these.
+        samples: How many rows to draw.
+        feature_names: One for each dimension; those of the manifest, or ``x0, x1, ...``, if absent.
+        context_names: One for each context value; those of the manifest, or ``c0, c1, ...``, if absent.
+        row_numbers: ``[N]``, what the rows are called in tables; 1, 2, ... if absent.
+        result: What ``fit`` returned, for the loss curves.
+        manifest: Of a published version, for its model card.
+        title: Heading of the page.
+        seed: Of the samples; torch's global generator is not touched.
+
+    Returns:
+        HTML, to be written to a file or shown in a notebook by ``IPython.display.HTML``.
+
+    Raises:
+        ShapeMismatchError: Rows, contexts or names do not fit the flow, or it has a batch shape.
+
+    Example:
+        >>> import torch, flowmodel.bijectors as bij, flowmodel.distributions as dist
+        >>> base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)
+        >>> page = report_of(dist.Flow(base, bij.Affine()), torch.randn(100, 2), feature_names=["height", "weight"])
+        >>> page[:15], page.count("<svg")
+        ('<!doctype html>', 4)
     """
-    columns = telling_columns(data)
-    names = [manifest.feature_names[column] for column in columns]
-    shown = "all columns" if len(names) == data.shape[1] else f"the {len(names)} columns most related to others"
-    pictures = [
-        (
-            "Training",
-            f"Stopped by {result.stopped.replace('_', ' ')} after {result.epochs} epochs.",
-            loss_curve(result),
-            "loss",
-        ),
-        (
-            "Data against samples",
-            f"Shown: {shown} ({', '.join(names)}).",
-            pair_plot(names, data[:, columns], samples[:, columns]),
-            "samples",
-        ),
-        (
-            "Log-density",
-            "Where the held-out rows lie further left than the training rows, the model knows those by heart.",
-            log_density(log_prob),
-            "log_density",
-        ),
+    if manifest is not None:
+        feature_names = manifest.feature_names if feature_names is None else feature_names
+        context_names = manifest.context_names if context_names is None else context_names
+    evidence = gather(
+        flow,
+        rows,
+        context=context,
+        training_rows=training_rows,
+        training_context=training_context,
+        samples=samples,
+        feature_names=feature_names,
+        context_names=context_names,
+        row_numbers=row_numbers,
+        seed=seed,
+    )
+    parts: list[tuple[str, str, Callable[[], Section]]] = [
+        ("log-density", "Log-density", lambda: density_section(evidence)),
+        ("samples", "Data against samples", lambda: pairs_section(evidence)),
+        ("calibration", "Calibration of the latent", lambda: calibration_section(evidence)),
+        ("rows", "Least and most likely rows", lambda: rows_section(evidence)),
+        ("card", "Model card", lambda: card_section(evidence, manifest)),
     ]
-    inlined = []
-    for title, text, figure, name in pictures:
-        png = _png(figure)
-        (folder / f"{name}.png").write_bytes(png)
-        inlined.append((title, text, base64.b64encode(png).decode()))
+    if result is not None:
+        parts.insert(0, ("training", "Training", lambda: training_section(result)))
+    sections = [_guarded(*part) for part in parts]
+    name = "Flow" if manifest is None else manifest.name
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flowmodel.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("flowmodel.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    page = environment.get_template("page.html.j2").render(
-        manifest=manifest,
-        training={"source": "a table", **manifest.training},
-        numbers=_numbers(manifest),
-        pictures=inlined,
-        card=_card(manifest),
+    return environment.get_template("page.html.j2").render(
+        title=name if title is None else title,
+        subtitle=_subtitle(evidence, manifest),
+        numbers=[
+            *_numbers(evidence, manifest, result),
+            *(section.headline for section in sections if section.headline),
+        ],
+        sections=sections,
     )
-    (folder / "index.html").write_text(page, encoding="utf-8")
 
 
-def _numbers(manifest: Manifest) -> list[tuple[str, str]]:
-    training = manifest.training
-    numbers = [
-        (label, f"{training[key]:.4g}")
-        for label, key in (
-            ("test NLL [nats]", "test_nll"),
-            ("validation NLL [nats]", "validation_nll"),
-            ("training NLL [nats]", "train_nll"),
-            ("test bits per dimension", "test_bits_per_dimension"),
+def write_report(folder: Path, flow: Flow, rows: Rows, **given: Any) -> Path:
+    """Write the page of :func:`report_of`, whose arguments it takes, as ``index.html`` into an existing directory.
+
+    Returns:
+        The file.
+    """
+    path = folder / "index.html"
+    path.write_text(report_of(flow, rows, **given), encoding="utf-8")
+    return path
+
+
+def _guarded(key: str, title: str, make: Callable[[], Section]) -> Section:
+    try:
+        return make()
+    # Whatever a figure trips over, a trained model is not to be lost by it.
+    except Exception as error:
+        return Section(key, title, [f"This section could not be made ({type(error).__name__}: {error})."])
+
+
+def _subtitle(evidence: Evidence, manifest: Manifest | None) -> str:
+    size = counted(len(evidence.names), "column")
+    given = f", given {counted(len(evidence.context_names), 'other')}" if evidence.context_names else ""
+    if manifest is None:
+        return f"{size}{given}"
+    source = f" · trained on {manifest.training['source']}" if "source" in manifest.training else ""
+    return f"version {manifest.version} · {size}{given}{source} · published {manifest.created[:10]}"
+
+
+def _numbers(evidence: Evidence, manifest: Manifest | None, result: FitResult | None) -> list[tuple[str, str, str]]:
+    """The headline: a number, what it is, and what goes with it."""
+    log_prob = evidence.held_out.log_prob
+    finite = log_prob[np.isfinite(log_prob)]
+    training: dict[str, Any] = {} if manifest is None else manifest.training
+    rows = training.get("rows") if isinstance(training.get("rows"), dict) else {}
+    numbers = []
+    nll = training.get("test_nll")
+    if not isinstance(nll, int | float) or not math.isfinite(nll):
+        nll = -float(finite.mean()) if len(finite) else math.nan
+    if math.isfinite(nll):
+        count = max(int((rows or {}).get("test", 0)), len(finite))
+        error = f" ± {finite.std(ddof=1) / math.sqrt(count):.2g}" if len(finite) > 1 else ""
+        numbers.append((f"{nll:.4g}{error}", "test NLL [nats per row]", "mean ± standard error"))
+        numbers.append(
+            (f"{bits_per_dimension(nll, len(evidence.names)):.4g}", "bits per dimension", "on the test rows")
         )
-        if isinstance(training.get(key), int | float)
-    ]
-    check = manifest.self_check
-    if "max_abs_difference" in check:
-        numbers.append(("nats between export and flow", f"{check['max_abs_difference']:.1e}"))
+    outside, missing = int(np.isneginf(log_prob).sum()), int(np.isnan(log_prob).sum())
+    if outside or missing:
+        left_out = f"{outside} of density 0, {missing} not scored"
+        numbers.append((str(outside + missing), "held-out rows left out", left_out))
+    if rows:
+        parts = ", ".join(f"{short(float(number))} {name}" for name, number in rows.items())
+        numbers.append((short(float(sum(rows.values()))), "rows", parts))
+    else:
+        numbers.append((short(float(len(log_prob))), "held-out rows", ""))
+    if result is not None:
+        best = f"best: {result.best_epoch}, validation NLL {result.best.validation_nll:.4g}"
+        numbers.append((str(result.epochs), "epochs", best))
+    if isinstance(training.get("seconds"), int | float):
+        numbers.append((duration(training["seconds"]), "training time", ""))
     return numbers
 
 
-def _card(manifest: Manifest) -> Sequence[tuple[str, Any]]:
-    training = {key: value for key, value in manifest.training.items() if not isinstance(value, dict | list)}
-    return [
-        ("features", ", ".join(manifest.feature_names)),
-        ("context", ", ".join(manifest.context_names) or "none"),
-        ("plan", str(manifest.plan)),
-        ("base distribution", manifest.base.get("family", "")),
-        ("dtype", manifest.dtype),
-        *((key.replace("_", " "), value) for key, value in training.items()),
-        ("reference log-density", _quantiles(manifest)),
-        ("written by", f"flowmodel {manifest.flowmodel_version}, torch {manifest.torch_version}"),
-    ]
+def duration(seconds: float) -> str:
+    """A time in words.
 
-
-def _quantiles(manifest: Manifest) -> str:
-    reference = manifest.reference_log_prob
-    pairs = zip(reference.get("probabilities", []), reference.get("log_prob", []), strict=True)
-    return ", ".join(f"{100 * probability:g} %: {value:.2f}" for probability, value in pairs)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    Example:
+        >>> duration(3.21), duration(75), duration(7300)
+        ('3.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
