@@ -71,14 +71,17 @@ def refuse_family(cls: type) -> None:
     raise AbstractPlanError(f"{cls.__name__} names a family and cannot be made itself; {advice}")
 
 
-def check_arguments(owner: str, called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_arguments(
+    owner: str, called: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], example: str = ""
+) -> None:
     """Raise an :class:`~flowmodel.errors.ArgumentError` unless ``called`` takes these arguments."""
     signature = inspect.signature(called)
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
         taken = ", ".join(list(signature.parameters)[1:])
-        raise ArgumentError(f"{owner}: {error}; expected {owner}({taken})") from None
+        such = f", such as {example}" if example else ""
+        raise ArgumentError(f"{owner}: {error}; expected {owner}({taken}){such}") from None
 
 
 def plan_from_json(value: Mapping[str, Any]) -> Plan:

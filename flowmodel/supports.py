@@ -83,7 +83,9 @@ class Bounded(Support):
     def __post_init__(self) -> None:
         _make_floats(self, "low", "high")
         if not (self.low < self.high and math.isfinite(self.high - self.low)):
-            raise PlanError(f"Bounded: low={self.low:g}, high={self.high:g} given; expected low below high")
+            raise PlanError(
+                f"Bounded: low={self.low:g}, high={self.high:g} given; expected low below high, as in bij.Bounded(0, 1)"
+            )
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -160,7 +162,10 @@ class Periodic(Support):
     def __post_init__(self) -> None:
         _make_floats(self, "low", "period")
         if not self.period > 0 or not math.isfinite(self.low + self.period):
-            raise PlanError(f"Periodic: low={self.low:g}, period={self.period:g} given; expected a period above 0")
+            raise PlanError(
+                f"Periodic: low={self.low:g}, period={self.period:g} given; expected a period above 0, "
+                "as in bij.Periodic(0, 360)"
+            )
 
     @property
     def interval(self) -> tuple[float, float]:

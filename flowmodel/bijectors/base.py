@@ -330,7 +330,12 @@ def leading_shape(owner: str, what: str, value: Tensor, trailing: torch.Size) ->
         )
     cut = value.dim() - len(trailing)
     if cut < 0 or value.shape[cut:] != trailing:
+        shape = ", ".join(["...", *map(str, trailing)])
+        turned = len(trailing) == 1 and value.shape[:1] == trailing and value.dim() == 2
+        fix = f"transpose it, {what}.T" if turned else f"give [{shape}], or build for events of the shape that you have"
+        if what == "context" and not turned:
+            fix = f"give [{shape}], or build with the context_shape that you have"
         raise ShapeMismatchError(
-            f"{owner}: {what} of shape {tuple(value.shape)} given; expected it to end in {tuple(trailing)}"
+            f"{owner}: {what} of shape {tuple(value.shape)} given; expected it to end in {tuple(trailing)}: {fix}"
         )
     return value.shape[:cut]

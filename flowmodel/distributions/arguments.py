@@ -19,11 +19,11 @@ S = TypeVar("S")
 
 
 def named_arguments(init: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
-    """An ``__init__`` that raises an :class:`ArgumentError` for arguments that are missing or unknown."""
+    """The ``__init__`` of a flow, raising an :class:`ArgumentError` for arguments that are missing or unknown."""
 
     @functools.wraps(init)
     def checked(self: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        check_arguments(type(self).__name__, init, (self, *args), kwargs)
+        check_arguments("Flow", init, (self, *args), kwargs, "Flow(base_dist, bij.AffineAutoregressive())")
         init(self, *args, **kwargs)
 
     return checked

@@ -20,7 +20,6 @@ from torch.distributions import (
     MixtureSameFamily,
     Normal,
     StudentT,
-    TransformedDistribution,
     Uniform,
     constraints,
 )
@@ -102,8 +101,8 @@ class BaseDistribution(torch.nn.Module):
                 self.register_buffer(name, value.detach().clone())
         if not self.probe().dtype.is_floating_point:
             raise PlanError(
-                f"Flow: base distribution {_name(distribution)} of {self.probe().dtype} given; expected floating-point "
-                "parameters, such as torch.zeros(2) and torch.ones(2)"
+                f"Flow: base distribution {name_of(distribution)} of {self.probe().dtype} given; expected "
+                "floating-point parameters, such as torch.zeros(2) and torch.ones(2)"
             )
 
     def probe(self) -> Tensor:
@@ -116,7 +115,7 @@ class BaseDistribution(torch.nn.Module):
             moved = fn(own)
             if moved.dtype != own.dtype or moved.device != own.device:
                 raise DtypeMismatchError(
-                    f"base distribution {_name(self._foreign)} cannot be moved from {own.dtype} on {own.device} to "
+                    f"base distribution {name_of(self._foreign)} cannot be moved from {own.dtype} on {own.device} to "
                     f"{moved.dtype} on {moved.device}; make the flow anew from one made there, or use {_CHOICES}"
                 )
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
@@ -157,7 +156,7 @@ class BaseDistribution(torch.nn.Module):
         """
         if self._foreign is not None:
             raise ExportError(
-                f"base distribution {_name(self._foreign)} cannot be written to an artefact; use {_CHOICES}"
+                f"base distribution {name_of(self._foreign)} cannot be written to an artefact; use {_CHOICES}"
             )
         parameters = self._parameters_by_name()
         for name, value in parameters.items():
@@ -180,7 +179,7 @@ class BaseDistribution(torch.nn.Module):
         """Raise an :class:`~flowmodel.errors.ExportError` unless :meth:`fold` and :meth:`to_json` are possible."""
         shape = tuple(self.distribution().batch_shape)
         if self._foreign is not None:
-            raise ExportError(f"base distribution {_name(self._foreign)} cannot be exported; use {_CHOICES}")
+            raise ExportError(f"base distribution {name_of(self._foreign)} cannot be exported; use {_CHOICES}")
         if shape:
             raise ExportError(
                 f"base distribution {self.family} with batch shape {shape} cannot be exported, for a model has one "
@@ -273,10 +272,8 @@ def _unvalidated(distribution: Distribution) -> Distribution:
     """A copy over the same tensors that checks no values: outside its support a density is 0, not an error."""
     copied = copy.copy(distribution)
     copied._validate_args = False
-    if isinstance(copied, Independent):
-        copied.base_dist = _unvalidated(copied.base_dist)
-    if isinstance(copied, TransformedDistribution):
-        copied.base_dist = _unvalidated(copied.base_dist)
+    inner = {name: _unvalidated(value) for name, value in vars(copied).items() if isinstance(value, Distribution)}
+    vars(copied).update(inner)
     return copied
 
 
@@ -302,10 +299,10 @@ def _first_tensor(distribution: Distribution) -> Tensor:
     return _first_tensor(inner[0]) if inner else torch.empty(0)
 
 
-def _name(distribution: Distribution) -> str:
+def name_of(distribution: Distribution) -> str:
     """The name of a distribution, looked up inside ``Independent`` and mixtures."""
     inner = _inside(distribution)
     if isinstance(inner, MixtureSameFamily):
         weights = type(inner.mixture_distribution).__name__
-        return f"{type(inner).__name__}({weights}, {_name(inner.component_distribution)})"
+        return f"{type(inner).__name__}({weights}, {name_of(inner.component_distribution)})"
     return type(inner).__name__

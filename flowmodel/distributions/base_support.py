@@ -5,16 +5,27 @@ from __future__ import annotations
 from torch.distributions import Distribution, constraints
 
 from flowmodel.bijectors.domain import REALS, fits, in_words, interval_of
-from flowmodel.errors import DomainError, PlanError
+from flowmodel.distributions.base import name_of
+from flowmodel.errors import DomainError, PlanError, ShapeMismatchError
 
 
 def check_base(base_dist: object, bijector: object) -> None:
-    """Raise a :class:`PlanError` unless the first is a distribution; the text says if the two were changed over."""
+    """Raise an error unless the first is a distribution of events; the text says if the two were changed over.
+
+    Raises:
+        PlanError: it is something else, or a flow.
+        ShapeMismatchError: its events hold no number.
+    """
     plan = getattr(base_dist, "plan", None)
     if isinstance(base_dist, Distribution) and plan is not None:
         raise PlanError(
             "Flow: a Flow given as the base distribution; put the two plans in a row: "
             "Flow(flow.base_dist, bij.Compose([flow.plan, bijector]))"
+        )
+    if isinstance(base_dist, Distribution) and not base_dist.event_shape.numel():
+        raise ShapeMismatchError(
+            f"Flow: base distribution {name_of(base_dist)} has the event shape {tuple(base_dist.event_shape)}, which "
+            "holds no number; expected every size to be at least 1"
         )
     if isinstance(base_dist, Distribution):
         return
@@ -28,7 +39,7 @@ def check_base(base_dist: object, bijector: object) -> None:
 
 def check_support(base_dist: Distribution, domain: constraints.Constraint) -> None:
     """Raise a :class:`DomainError` if the noise may lie where the bijector is not defined."""
-    name = type(base_dist).__name__
+    name = name_of(base_dist)
     try:
         support = base_dist.support
     except NotImplementedError:

@@ -23,7 +23,7 @@ from flowmodel.distributions.arguments import (
     context_shape_of,
     named_arguments,
 )
-from flowmodel.distributions.base import BaseDistribution
+from flowmodel.distributions.base import BaseDistribution, name_of
 from flowmodel.distributions.base_support import check_base, check_support
 from flowmodel.distributions.refusals import WithoutClosedForms
 from flowmodel.errors import ArgumentError, NoClosedFormError, ReparameterisationError, ShapeMismatchError
@@ -238,8 +238,8 @@ class Flow(KeepsFloat64, WithoutClosedForms):
         base_dist = self.base_dist
         if not base_dist.has_rsample:
             raise ReparameterisationError(
-                f"Flow: samples of the base distribution {base_dist!r} carry no gradient; use sample(), or a base that "
-                "has rsample, such as Normal"
+                f"Flow: samples of the base distribution {name_of(base_dist)} carry no gradient; use sample(), or "
+                "a base that has rsample, such as Normal"
             )
         return self._pushed(base_dist.rsample(as_shape("Flow", "sample_shape", sample_shape)), context)
 
