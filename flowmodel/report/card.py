@@ -176,7 +176,7 @@ def _columns(evidence: Evidence) -> Table:
     rows = []
     for place, name in enumerate(evidence.names):
         words = Real().words if supports is None else supports.supports[place].words
-        numbers = [Cell(short(float(value)), "number") for value in levels[:, place]]
+        numbers = [Cell(evidence.value_text(place, float(value)), "number") for value in levels[:, place]]
         rows.append([Cell(shortened(name, 48), "name", name), Cell(words), *numbers])
     head = [Cell("column"), Cell("may hold"), *(Cell(level, "number") for level in ("5 %", "median", "95 %"))]
     return Table("Columns: supports, and quantiles of the rows", head, rows, folded=len(rows) > _FOLDED_FROM)

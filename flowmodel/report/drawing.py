@@ -12,6 +12,9 @@ from markupsafe import Markup, escape
 Vector = npt.NDArray[np.float64]
 Limits = tuple[float, float]
 
+_LETTER = 6.5
+"""Width of a digit, about."""
+
 _SHADES = 4
 """Paths into which points are dealt: where those of several lie on each other it gets darker."""
 
@@ -110,12 +113,20 @@ class Panel:
         self._path("axis", f"M{_number(self.left)} {_number(start)}V{bottom}H{right}")
 
     def x_axis(self, label: str = "", most: int = 6, kind: str = "") -> None:
-        """Ticks, their numbers and what they are, below."""
-        bottom = self.top + self.height
-        for value, text in ticks(*self.x, most):
-            place = _number(float(self.across(value)))
-            self._path("axis", f"M{place} {_number(bottom)}v4")
-            self.text(float(place), bottom + 17, text, "middle", kind)
+        """Ticks, as many as their numbers leave room for, and what they are, below."""
+        bottom, right = self.top + self.height, self.left + self.width
+        found = ticks(*self.x, most)
+        while most > 1 and len(found) * max(len(text) + 1 for _, text in found) * _LETTER > self.width:
+            most -= 1
+            found = ticks(*self.x, most)
+        for value, text in found:
+            place = float(self.across(value))
+            reach = 0.5 * _LETTER * len(text)
+            # What would stand out runs along the axes instead, for there is a neighbour.
+            anchor = "middle" if kind == "" else "start" if place - reach < self.left - 6 else "middle"
+            anchor = "end" if kind and place + reach > right + 6 else anchor
+            self._path("axis", f"M{_number(place)} {_number(bottom)}v4")
+            self.text(place, bottom + 17, text, anchor, kind)
         if label:
             self.text(self.left + self.width / 2, bottom + 36, label, "middle", f"label {kind}".strip())
 
@@ -168,20 +179,22 @@ def ticks(low: float, high: float, most: int = 6) -> list[tuple[float, str]]:
 
 
 def short(value: float, step: float | None = None) -> str:
-    """A number in few characters, to the digits that a step asks for, else to four.
+    """A number in few characters, to a digit more than a step asks for, else to four.
 
     Example:
         >>> short(0.30000000000000004, 0.1), short(1234567.0), short(0.00001234), short(-2.0)
         ('0.3', '1.235e6', '1.234e-5', '-2')
+        >>> short(1.7e9 + 2.5), short(1.7e9 + 2.5, 0.1)
+        ('1.7e9', '1700000002.5')
     """
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
     if value == 0 or (step is not None and abs(value) < step / 1000):
         return "0"
     digits = 4 if step is None else max(1, math.floor(math.log10(abs(value))) - math.floor(math.log10(step)) + 2)
-    if 1e-3 <= abs(value) < 1e5 or (value == round(value) and abs(value) < 1e6):
-        text = f"{value:.{max(digits, len(str(abs(round(value)))))}g}"
-        return _plain(text)
+    whole = len(str(abs(round(value))))
+    if 1e-3 <= abs(value) < (1e15 if whole < digits <= 15 else 1e6 if value == round(value) else 1e5):
+        return _plain(f"{value:.{max(digits, whole)}g}")
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
     return f"{mantissa}e{int(exponent)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 
 from flowmodel.distributions import Flow
 from flowmodel.errors import ShapeMismatchError
+from flowmodel.report.drawing import short
 
 Matrix = npt.NDArray[np.float64]
 Vector = npt.NDArray[np.float64]
@@ -74,6 +76,18 @@ class Evidence:
         part = self.training if self.training is not None else self.held_out
         rows = part.rows[part.scored]
         return rows if len(rows) else part.rows[np.isfinite(part.rows).all(1)]
+
+    def value_text(self, column: int, value: float) -> str:
+        """A value of a column, to a thousandth of what is usual for its spread."""
+        return short(value, self._steps[column] or None)
+
+    @cached_property
+    def _steps(self) -> list[float]:
+        reference = self.reference
+        if len(reference) < 2:
+            return [0.0] * len(self.names)
+        spread = np.quantile(reference, 0.95, axis=0) - np.quantile(reference, 0.05, axis=0)
+        return [float(step) for step in spread / 100]
 
 
 class Model:

@@ -111,9 +111,7 @@ def pair_plot(
                 panel.points(points[:, column], points[:, row], kind if len(points) > 300 else f"{kind} few")
             panel.frame()
             if row == count - 1:
-                panel.x_axis(
-                    shortened(names[column], letters), most=7 if count == 1 else 3 if cell > 120 else 2, kind="small"
-                )
+                panel.x_axis(shortened(names[column], letters), most=7 if count == 1 else 3, kind="small")
             if column == 0 and count > 1:
                 if row:
                     panel.y_axis(most=3, grid=False, kind="small")

@@ -193,7 +193,10 @@ def _gap(finite: dict[str, npt.NDArray[np.float64]]) -> str:
     less = "less" if gap > 0 else "more"
     words = f"Held-out rows are {abs(gap):.2g} ± {error:.1g} nats {less} likely than training rows on average"
     if gap > 2 * error:
-        return f"{words}: the model knows some of the training rows by heart."
+        return (
+            f"{words}, which is more than chance explains: the model knows some of the training rows by heart, or the "
+            "held-out rows are of another kind."
+        )
     return f"{words}, no more than chance explains." if gap > -2 * error else f"{words}."
 
 
@@ -234,7 +237,10 @@ def _head(evidence: Evidence, columns: Sequence[int]) -> list[Cell]:
 
 def _values(evidence: Evidence, place: int, columns: Sequence[int], marked: int | None = None) -> list[Cell]:
     row, context = evidence.held_out.rows[place], evidence.held_out.context
-    cells = [Cell(short(row[column]), "number marked" if column == marked else "number") for column in columns]
+    cells = [
+        Cell(evidence.value_text(column, row[column]), "number marked" if column == marked else "number")
+        for column in columns
+    ]
     given = [] if context is None else context[place, :_TABLE_COLUMNS].tolist()
     return cells + [Cell(short(value), "number") for value in given]
 
@@ -247,13 +253,13 @@ def _least(
     rows = []
     for place, reason in zip(places.tolist(), reasons, strict=True):
         name = "" if reason.column is None else evidence.names[reason.column]
-        found = np.isfinite(reason.log_prob)
+        found = reason.column is not None and np.isfinite(reason.log_prob)
         rows.append(
             [
                 Cell(str(evidence.row_numbers[place]), "number"),
                 Cell(_nats(evidence.held_out.log_prob[place]), "number"),
                 Cell(shortened(name, 32), "name", name) if name else Cell("none alone", "soft"),
-                Cell(short(reason.usual) if found else "", "number"),
+                Cell(evidence.value_text(reason.column or 0, reason.usual) if found else "", "number"),
                 Cell(_nats(reason.log_prob) if found else "", "number"),
                 *_values(evidence, place, columns, reason.column),
             ]
