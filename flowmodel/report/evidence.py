@@ -52,6 +52,7 @@ class Evidence:
         context_names: Of the C context values.
         held_out: Rows the flow was not trained on.
         row_numbers: ``[N]``, what the held-out rows are called.
+        counted: Whether these are their places among the held-out rows.
         training: Rows it was trained on, if there are any to compare with.
         samples: Rows drawn from the flow, for the contexts of held-out rows where it takes any.
     """
@@ -61,6 +62,7 @@ class Evidence:
     context_names: Sequence[str]
     held_out: Part
     row_numbers: npt.NDArray[np.int64]
+    counted: bool
     training: Part | None
     samples: Part
 
@@ -218,6 +220,7 @@ def gather(
         context_names=_names(context_names, model.context_size, "c", "context_names"),
         held_out=model.part(held_out, given),
         row_numbers=np.arange(1, len(held_out) + 1) if row_numbers is None else _numbers(row_numbers, len(held_out)),
+        counted=row_numbers is None,
         training=training,
         samples=model.part(drawn, for_samples),
     )

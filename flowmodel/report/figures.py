@@ -123,7 +123,7 @@ def pair_plot(
 
 def calibration_curve(measured: Calibration, dimension: int, highest: float, label: str) -> Markup:
     """Distribution function of one dimension's transform minus the diagonal, in the band that all of it should keep."""
-    panel = Panel(36, 8, 176, 96, x=(0, 1), y=(-highest, highest))
+    panel = Panel(44, 8, 168, 96, x=(0, 1), y=(-highest, highest))
     panel.band(-measured.band, measured.band)
     panel.y_axis(most=3, grid=False, kind="small")
     panel.x_axis(most=3, kind="small")

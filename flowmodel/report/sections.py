@@ -155,6 +155,8 @@ def rows_section(evidence: Evidence) -> Section:
         "The column most responsible is the one whose change alone, to a value that is usual for it, raises the "
         "log-density of the row most; beside it that value and the log-density the row would then have."
     ]
+    if evidence.counted:
+        text.append("Rows are numbered among the held-out ones, from 1.")
     if missing:
         text.append(f"{counted(missing, 'row')} with a missing value {_were(missing, 'has', 'have')} no log-density.")
     columns = _columns_to_show(evidence, reasons)

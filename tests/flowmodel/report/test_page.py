@@ -153,6 +153,12 @@ def test_any_number_of_columns(size):
     assert ("the 12 worst of 200" in page.text) == (size == 200)
 
 
+def test_events_that_are_single_numbers():
+    flow = dist.Flow(torch.distributions.Normal(torch.tensor(0.0), torch.tensor(1.0)), bij.AffineFixed())
+    page = whole(report_of(flow, torch.randn(50, generator=torch.Generator().manual_seed(0))))
+    assert "1 of 1 dimensions calibrated" in page.text
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 10])
 def test_few_rows(count):
     rows = np.random.default_rng(0).standard_normal((count, 3))
