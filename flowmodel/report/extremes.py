@@ -10,8 +10,9 @@ import numpy.typing as npt
 from flowmodel.bijectors.supports import supports_of
 from flowmodel.report.evidence import Evidence, Matrix, Vector
 
-_WIDE = 50
-"""From so many columns on fewer values are tried for each."""
+WIDE = 200
+"""Of more columns than this only those furthest from what is usual are tried, ``TRIED`` of them."""
+TRIED = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,29 +62,38 @@ def blame(evidence: Evidence, places: npt.NDArray[np.int64]) -> list[Blame]:
     width = held_out.rows.shape[1]
     if not len(places) or not len(reference):
         return [Blame(None, float("nan"), float("nan"))] * len(places)
-    levels = np.linspace(0.05, 0.95, 9 if width <= _WIDE else 5)
+    levels = np.linspace(0.05, 0.95, 9 if width <= 50 else 5)
     # Values that occur, so that whole numbers stay whole.
     candidates = np.quantile(reference, levels, axis=0, method="nearest")
     answers = []
     for place in places.tolist():
         row = held_out.rows[place]
-        tried = np.tile(row, (width, len(candidates), 1))
-        tried[np.arange(width), :, np.arange(width)] = candidates.T
+        columns = np.arange(width) if width <= WIDE else _furthest(row, candidates)
+        tried = np.tile(row, (len(columns), len(candidates), 1))
+        tried[np.arange(len(columns)), :, columns] = candidates.T[columns]
         context = None
         if held_out.context is not None:
-            context = np.tile(held_out.context[place], (width * len(candidates), 1))
-        log_prob = evidence.model.log_prob(tried.reshape(-1, width), context).reshape(width, -1)
+            context = np.tile(held_out.context[place], (len(columns) * len(candidates), 1))
+        log_prob = evidence.model.log_prob(tried.reshape(-1, width), context).reshape(len(columns), -1)
         log_prob = np.where(np.isfinite(log_prob), log_prob, -np.inf)
-        column, value = np.unravel_index(int(log_prob.argmax()), log_prob.shape)
-        before = held_out.log_prob[place]
-        if np.isfinite(log_prob[column, value]) and not log_prob[column, value] <= before:
-            answers.append(Blame(int(column), float(log_prob[column, value]), float(candidates[value, column])))
+        which, value = np.unravel_index(int(log_prob.argmax()), log_prob.shape)
+        best = float(log_prob[which, value])
+        if np.isfinite(best) and not best <= held_out.log_prob[place]:
+            column = int(columns[which])
+            answers.append(Blame(column, best, float(candidates[value, column])))
         else:
             answers.append(Blame(_misfit(evidence, row), float("nan"), float("nan")))
     return answers
 
 
-def _misfit(evidence: Evidence, row: Matrix) -> int | None:
+def _furthest(row: Vector, candidates: Matrix) -> npt.NDArray[np.int64]:
+    """The columns in which a row is furthest outside the quantiles, in units of their distance."""
+    low, high = candidates[0], candidates[-1]
+    beyond = np.abs(row - 0.5 * (low + high)) / np.maximum(high - low, 1e-300)
+    return np.sort(np.argsort(-np.nan_to_num(beyond, nan=np.inf), kind="stable")[:TRIED])
+
+
+def _misfit(evidence: Evidence, row: Vector) -> int | None:
     """The first column with a value that no density can have."""
     supports = supports_of(evidence.model.flow.bijector)
     for column, value in enumerate(row):

@@ -12,7 +12,7 @@ from flowmodel.report.association import followed, telling_columns
 from flowmodel.report.calibration import calibration
 from flowmodel.report.drawing import short, shortened
 from flowmodel.report.evidence import Evidence
-from flowmodel.report.extremes import Blame, blame, least_likely, most_likely
+from flowmodel.report.extremes import TRIED, WIDE, Blame, blame, least_likely, most_likely
 from flowmodel.report.figures import KINDS, calibration_curve, log_densities, loss_curves, pair_plot
 from flowmodel.report.section import Cell, Picture, Section, Table
 from flowmodel.training.history import FitResult
@@ -155,6 +155,8 @@ def rows_section(evidence: Evidence) -> Section:
         "The column most responsible is the one whose change alone, to a value that is usual for it, raises the "
         "log-density of the row most; beside it that value and the log-density the row would then have."
     ]
+    if len(evidence.names) > WIDE:
+        text.append(f"Of a row's columns the {TRIED} furthest from the middle of what is usual were tried.")
     if evidence.counted:
         text.append("Rows are numbered among the held-out ones, from 1.")
     if missing:

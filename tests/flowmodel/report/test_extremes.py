@@ -72,3 +72,12 @@ def test_contexts_go_with_their_rows():
     rows[9, 1] = 20.0
     evidence = gather(flow, rows, context=np.arange(50.0)[:, None])
     assert blame(evidence, least_likely(evidence.held_out.log_prob, 1))[0].column == 1
+
+
+def test_of_very_many_columns_those_furthest_out_are_tried():
+    rows = np.random.default_rng(0).standard_normal((60, 400))
+    rows[9, 333] = 15.0
+    evidence = gather(dist.Flow(normal((400,)), bij.AffineFixed()), rows)
+    least = least_likely(evidence.held_out.log_prob, 1)
+    assert least.tolist() == [9]
+    assert blame(evidence, least)[0].column == 333
