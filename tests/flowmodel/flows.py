@@ -61,6 +61,20 @@ ELEMENTWISE: dict[str, bij.BijectorPlan] = {
 }
 """Plans without parameters of their own, and chains that end in one; they do not begin as the identity."""
 
+NARROW = bij.AffineFixed(scale=0.02)
+"""Keeps what trained layers make of six deviations where a number beside a bound still has its digits."""
+
+SUPPORTS: dict[str, bij.BijectorPlan] = {
+    "supports-real": bij.Compose([AR(MADE((24,))), bij.Supports(bij.Real())]),
+    "supports-positive": bij.Compose([AR(MADE((24,))), bij.Supports(bij.Positive())]),
+    "supports-bounded": bij.Compose([AR(MADE((24,))), NARROW, bij.Supports(bij.Bounded(-1, 3))]),
+    "supports-count": bij.Compose([bij.Invert(AR(MADE((24,)))), bij.Standardize(), bij.Supports(bij.Integer(0))]),
+    "supports-rating": bij.Compose([AR(MADE((24,))), NARROW, bij.Supports(bij.Integer(1, 9))]),
+    "supports-periodic": bij.Compose([AR(MADE((24,))), NARROW, bij.Supports(bij.Periodic(-3, 6))]),
+}
+"""One support for every column; several at once have their own tests, for they fix the number of columns."""
+
+ELEMENTWISE |= SUPPORTS
 PLANS |= ELEMENTWISE
 
 EVENT_SHAPES = [(1,), (2,), (5,), (2, 3)]

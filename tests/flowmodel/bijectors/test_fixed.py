@@ -88,7 +88,7 @@ def test_supports_follow_the_chain():
         match=r"bijectors\[0\] \(Tanh\) gives numbers between -1 and 1.*\(Power\) only takes numbers above 0",
     ):
         bij.Compose([bij.Tanh(), bij.Power()])
-    with pytest.raises(DomainError, match=r"Independent gives all real numbers.*only takes numbers above 0"):
+    with pytest.raises(DomainError, match=r"Normal gives all real numbers.*only takes numbers above 0"):
         dist.Flow(normal((2,)), bij.Power())
 
 
