@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from flows import trained_flow
 
 import flowmodel
 import flowmodel.bijectors as bij
@@ -121,3 +122,27 @@ def test_mistakes_are_named(folder, a, b, data, message):
     answer = run("compare", a, b, folder / data, "--store", folder / "store")
     assert answer.exit_code == 1
     assert message in answer.stderr
+
+
+def test_a_conditional_model_reads_its_context_from_the_same_file(tmp_path):
+    flow = trained_flow(bij.Invert(bij.AffineAutoregressive()), (2,), (1,))
+    store, output = tmp_path / "store", tmp_path / "out.csv"
+    flowmodel.publish(flow, store, "given", feature_names=["y", "x"], context_names=["age"])
+    flowmodel.publish(gaussian([1.0, 0.0], [1.0, 2.0]), store, "plain", feature_names=["x", "y"])
+    rows = np.random.default_rng(0).normal(0, 1, (50, 3))
+    np.savetxt(tmp_path / "rows.csv", rows, delimiter=",", header="age,x,y", comments="", fmt="%.17g")
+    x, y, age = rows[:, 1], rows[:, 2], torch.from_numpy(rows[:, :1])
+    with torch.no_grad():
+        conditional = flow.log_prob(torch.from_numpy(rows[:, [2, 1]]), age).numpy()
+        turned = flow.log_prob(torch.from_numpy(rows[:, [2, 1]]), age.flip(0)).numpy()
+    assert np.abs(conditional - turned).max() > 0.1
+    plain = -0.5 * ((x - 1) ** 2 + (y / 2) ** 2) - np.log(2 * np.pi * 2)
+    for a, b, expected in (("given", "plain", plain - conditional), ("plain", "given", conditional - plain)):
+        answer = run("compare", a, b, tmp_path / "rows.csv", "--store", store, "--output", output)
+        assert answer.exit_code == 0, answer.output
+        written = [float(row["difference"]) for row in csv.DictReader(output.read_text().splitlines())]
+        np.testing.assert_allclose(written, expected, rtol=0, atol=1e-9)
+    np.savetxt(tmp_path / "without.csv", rows[:, 1:], delimiter=",", header="x,y", comments="")
+    refused = run("compare", "given", "plain", tmp_path / "without.csv", "--store", store)
+    assert refused.exit_code == 1
+    assert "'age'" in refused.stderr

@@ -7,6 +7,8 @@ import io
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
@@ -186,3 +188,28 @@ def test_dependent_columns_and_repeated_values_are_noted(tmp_path):
     assert "leave out twice." in trained.stderr
     assert re.search(r"Note: column rain is exactly 0 in [34]\d% of the rows", trained.stderr)
     assert "--integer rain." in trained.stderr
+
+
+def test_supports_learnt_from_chunks_are_those_of_the_published_scorer(tmp_path, rows):
+    columns = dict(zip(NAMES, rows.T, strict=True)) | {"day": np.arange(600) % 7.0}
+    pq.write_table(pa.table(columns), tmp_path / "data.parquet", row_group_size=100)
+    threads = torch.get_num_threads()
+    declared = ("--bounded", "share=0:1", "--periodic", "heading=0:360", "--context-columns", "day")
+    size = ("--layers", 2, "--hidden", "16,16", "--max-epochs", 3, "--chunk-rows", 128)
+    trained = run(
+        "train", tmp_path / "data.parquet", "--model", "shop", "--store", tmp_path / "store", *declared, *size
+    )
+    torch.set_num_threads(threads)
+    assert trained.exit_code == 0, trained.output
+    published = ModelStore(tmp_path / "store").open("shop")
+    kinds = {name: support["plan"] for name, support in published.manifest.preprocessing["supports"].items()}
+    assert kinds == dict(zip(NAMES, ("Positive", "Bounded", "Integer", "Periodic"), strict=True))
+    # The guess and the cut come from chunks: the circle is cut on the side that the headings about 350 leave empty.
+    assert 60 < published.manifest.preprocessing["supports"]["heading"]["cut"] < 280
+    run("score", "shop", tmp_path / "data.parquet", "--store", tmp_path / "store", "--output", tmp_path / "out.csv")
+    scored = columns_of((tmp_path / "out.csv").read_text())["log_prob"]
+    flow = load(published.path)
+    with torch.no_grad():
+        eager = flow.log_prob(torch.from_numpy(rows), torch.from_numpy(columns["day"])[:, None]).numpy()
+    np.testing.assert_allclose(scored, eager, rtol=1e-4, atol=1e-4)
+    assert np.isfinite(scored).all()

@@ -23,6 +23,8 @@ PLANS = {
     "inverted": bij.Invert(AR),
     "stack": bij.Compose([AR, bij.Permute((2, 0, 1)), bij.Invert(AR), bij.Standardize()]),
 }
+SUPPORTS = (bij.Positive(), bij.Integer(0), bij.Periodic(0, 24))
+SUPPORTED = bij.Compose([bij.Invert(AR), bij.Standardize(), bij.Supports(SUPPORTS)])
 CONTEXT_SHAPES = [None, (2,)]
 # Eager, compiled and exported do the same sums in another order.
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
@@ -120,6 +122,29 @@ def test_compiled_log_prob_and_its_gradients_are_the_eager_ones(name, context_sh
         torch.testing.assert_close(compiled(rows, context), flow.log_prob(rows, context), **EXACT)
     compiled_grads = torch.autograd.grad(compiled(rows, context).sum(), list(flow.parameters()))
     grads = torch.autograd.grad(flow.log_prob(rows, context).sum(), list(flow.parameters()))
+    for ours, theirs in zip(compiled_grads, grads, strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
+@pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
+def test_supports_compiled_and_exported_answer_as_the_flow_does(context_shape):
+    flow = trained_flow(SUPPORTED, (3,), context_shape)
+    torch.compiler.reset()
+    compiled = torch.compile(flow.log_prob, backend="aot_eager", fullgraph=True, dynamic=True)
+    given = () if context_shape is None else (contexts(8, context_shape, torch.float64),)
+    batch = ({0: torch.export.Dim("rows")},) * (1 + len(given))
+    program = torch.export.export(LogProb(flow), (flow.sample((8,), *given), *given), dynamic_shapes=batch).module()
+    for count in (7, 30):
+        given = () if context_shape is None else (contexts(count, context_shape, torch.float64),)
+        rows = flow.sample((count,), *given)
+        rows[0, 0], rows[1, 2] = -1.0, 1e6
+        expected = flow.log_prob(rows, *given)
+        assert float(expected[0].detach()) == -float("inf")
+        assert bool(expected[1:].isfinite().all())
+        torch.testing.assert_close(compiled(rows, *given), expected, **EXACT)
+        torch.testing.assert_close(program(rows, *given), expected, **EXACT)
+    compiled_grads = torch.autograd.grad(compiled(rows, *given)[1:].sum(), list(flow.parameters()))
+    grads = torch.autograd.grad(flow.log_prob(rows, *given)[1:].sum(), list(flow.parameters()))
     for ours, theirs in zip(compiled_grads, grads, strict=True):
         torch.testing.assert_close(ours, theirs, **EXACT)
 
