@@ -103,7 +103,11 @@ class Integer(Support):
     """Whole numbers: counts, ratings, years.
 
     The column has the density of a continuous value whose cell of width 1 about each whole number holds that number's
-    probability; at the whole number it stands for the probability by the midpoint rule.
+    probability; at the whole number it stands for the probability by the midpoint rule. The cells hold 1 together,
+    exactly; the midpoints do where the density is nearly straight within a cell, which takes a standard deviation of 2
+    or more. Low counts fall short of that: under ``Integer(0)`` and an affine flow, ``exp(log_prob)`` over all
+    whole numbers sums to 1.10 for counts of mean 1, to 1.05 for those of mean 0.3, to 1.000 for those of mean 5.
+    Compare such scores with each other and not with probabilities, or average the density over the cell.
 
     Args:
         low: the least whole number, or ``None``.

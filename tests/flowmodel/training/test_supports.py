@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from flows import normal
 
 import flowmodel.bijectors as bij
+import flowmodel.distributions as dist
 from flowmodel.errors import DataError
 from flowmodel.training import fit
 from flowmodel.training.recipe import default_flow, default_plan
@@ -45,3 +47,20 @@ def test_a_row_outside_is_refused_by_name(value):
         DataError, match=f"the (training|validation) rows: row .*found {value:g}, expected whole numbers"
     ):
         fit(flow, rows, max_epochs=1)
+
+
+@pytest.mark.parametrize(("mean", "least", "most"), [(1.0, 1.05, 1.15), (5.0, 0.995, 1.005)])
+def test_low_counts_sum_to_more_than_one_by_their_midpoints_and_to_one_by_their_cells(mean, least, most):
+    rows = torch.poisson(torch.full((4000, 1), mean, dtype=torch.float64), generator=torch.Generator().manual_seed(0))
+    plan = bij.Compose([bij.Affine(), bij.Standardize(), bij.Supports(bij.Integer(0))])
+    flow = dist.Flow(normal((1,), torch.float32), plan)
+    fit(flow, rows, max_epochs=15)
+    whole = torch.arange(60, dtype=torch.float64)[:, None]
+    steps = 400
+    within = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps - 0.5
+    with torch.no_grad():
+        midpoints = float(flow.log_prob(whole).double().exp().sum())
+        cells = float(flow.log_prob(whole[:, None] + within[:, None]).double().exp().mean(1).sum())
+    assert abs(cells - 1) < 1e-3
+    # As bij.Integer and docs/maths.md say.
+    assert least < midpoints < most
