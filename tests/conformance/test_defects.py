@@ -214,8 +214,9 @@ def test_outside_the_support_the_density_is_exactly_0():
     assert bool(log_prob[1].isfinite())
     # One row outside the support of Exp is an error there for the whole batch.
     rows = torch.tensor([[-1.0, 0.5], [0.5, 0.5]])
+    strict = torch.distributions.Normal(torch.zeros(2), torch.ones(2), validate_args=True)
     with pytest.raises(ValueError, match="to be within the support"):
-        their_flow(their_bij.Exp(), 2).log_prob(rows)
+        their_dist.Flow(torch.distributions.Independent(strict, 1), their_bij.Exp()).log_prob(rows)
     assert dist.Flow(base(2), bij.Exp()).log_prob(rows).isfinite().tolist() == [False, True]
 
 

@@ -749,9 +749,9 @@ def test_what_a_plan_has_not_is_an_attribute_error_as_ever():
 @pytest.mark.parametrize(
     "foreign",
     [
-        Independent(Gamma(torch.full((2,), 2.0), torch.ones(2)), 1),
-        Independent(LogNormal(torch.zeros(2), torch.ones(2)), 1),
-        Independent(Beta(torch.full((2,), 2.0), torch.full((2,), 3.0)), 1),
+        Independent(Gamma(torch.full((2,), 2.0), torch.ones(2), validate_args=True), 1),
+        Independent(LogNormal(torch.zeros(2), torch.ones(2), validate_args=True), 1),
+        Independent(Beta(torch.full((2,), 2.0), torch.full((2,), 3.0), validate_args=True), 1),
     ],
     ids=lambda made: type(made.base_dist).__name__,
 )
