@@ -6,9 +6,11 @@ that was taken; single values derive from it. Nothing is cached.
 
 import abc
 import dataclasses
+import functools
 import inspect
 import math
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -37,6 +39,11 @@ class BijectorPlan(Plan, abc.ABC):
     domain: ClassVar[Constraint] = constraints.real
     codomain: ClassVar[Constraint] = constraints.real
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "build" in vars(cls) and not getattr(cls.build, "__isabstractmethod__", False):
+            cls.build = _with_shapes(cls.build)  # type: ignore[method-assign]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """A plan; with ``shape=`` among the arguments the bijector built from it, as FlowTorch has it."""
         if "shape" in kwargs:
@@ -60,6 +67,7 @@ class BijectorPlan(Plan, abc.ABC):
         """The concrete bijector for events of ``event_shape``, its parameters new.
 
         Raises:
+            ArgumentError: one of the two is no shape.
             ShapeMismatchError: the plan cannot be built for that shape.
         """
 
@@ -78,10 +86,7 @@ class BijectorPlan(Plan, abc.ABC):
                 f"{owner}: the plan was called with {given}; expected the shape of an event by its name, "
                 "plan(shape=torch.Size([3])). What that builds, and not the plan, is what takes tensors"
             )
-        event_shape = as_shape(owner, "shape", shape)
-        return self.build(
-            event_shape, None if context_shape is None else as_shape(owner, "context_shape", context_shape)
-        )
+        return self.build(shape, context_shape)
 
     @property
     def next_to_data(self) -> bool:
@@ -289,6 +294,18 @@ def as_plan(owner: str, given: Any) -> BijectorPlan:
             "weights, load them: flow.bijector.load_state_dict(bijector.state_dict())"
         )
     raise PlanError(f"{owner}: {given!r} given; expected the plan of a bijector, such as bij.AffineAutoregressive()")
+
+
+def _with_shapes(build: Callable[..., Bijector]) -> Callable[..., Bijector]:
+    """A plan's ``build`` that takes tuples for shapes, and refuses what is none."""
+
+    @functools.wraps(build)
+    def checked(self: BijectorPlan, event_shape: torch.Size, context_shape: torch.Size | None = None) -> Bijector:
+        owner = type(self).__name__
+        context = None if context_shape is None else as_shape(owner, "context_shape", context_shape)
+        return build(self, as_shape(owner, "event_shape", event_shape), context)
+
+    return checked
 
 
 def as_shape(owner: str, name: str, given: Any) -> torch.Size:

@@ -27,7 +27,8 @@ def interval_of(constraint: Constraint) -> Interval | None:
         constraint = constraint.base_constraint
     if isinstance(constraint, constraints.MixtureSameFamilyConstraint):
         return interval_of(constraint.base_constraint)
-    if constraint is constraints.real:
+    # A copied or unpickled constraint is another object.
+    if type(constraint) is type(constraints.real):
         return REALS
     low, high = getattr(constraint, "lower_bound", -math.inf), getattr(constraint, "upper_bound", math.inf)
     bounds = (constraints.greater_than, constraints.greater_than_eq, constraints.less_than)

@@ -6,8 +6,10 @@ are tested beside the code that reads these.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +37,7 @@ import flowmodel.bijectors as bij
 import flowmodel.distributions as dist
 import flowmodel.parameters as params
 from flowmodel.artefact.scorer import export_scorer
+from flowmodel.bijectors.domain import interval_of
 from flowmodel.errors import (
     AbstractPlanError,
     ArgumentError,
@@ -232,7 +235,11 @@ PLANS = {
     "a plan called with data": mistake(
         lambda: AR()(zeros(5, 3)), ArgumentError, "called with a Tensor", "plan(shape=torch.Size([3]))"
     ),
-    "a number for a shape": mistake(lambda: AR()(shape=3), ArgumentError, "shape=3 given", "such as (3,)"),
+    "a number for a shape": mistake(lambda: AR()(shape=3), ArgumentError, "event_shape=3 given", "such as (3,)"),
+    "a number to build for": mistake(lambda: bij.Exp().build(3), ArgumentError, "Exp: event_shape=3", "such as (3,)"),
+    "a number for a context to build for": mistake(
+        lambda: AR().build((3,), 2), ArgumentError, "AffineAutoregressive: context_shape=2", "such as (2,)"
+    ),
 }
 
 CHAINS = {
@@ -737,6 +744,18 @@ def test_a_permutation_may_be_a_tensor_and_is_written_all_the_same():
     plan = bij.Permute(torch.tensor([2, 0, 1]))
     assert plan == bij.Permute((2, 0, 1))
     assert plan_from_json(json.loads(json.dumps(plan.to_json()))) == plan
+
+
+def test_copies_and_pickles_keep_plan_support_and_density():
+    plan = bij.Compose([AR(), bij.AffineFixed(2.0), bij.Sigmoid()])
+    assert copy.deepcopy(plan) is plan
+    assert pickle.loads(pickle.dumps(plan)) == plan
+    made = Flow(base(2), bij.Compose([AR(), bij.AffineFixed(2.0)]))
+    rows = torch.randn(5, 2)
+    for again in (copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert torch.equal(again.log_prob(rows), made.log_prob(rows))
+        assert again.plan == made.plan
+        assert interval_of(again.support) == interval_of(made.support) == (-float("inf"), float("inf"))
 
 
 def test_what_a_plan_has_not_is_an_attribute_error_as_ever():
