@@ -47,8 +47,8 @@ class Plan:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By way of JSON."""
-        return plan_from_json, (self.to_json(),)
+        """Class and fields, by which a copy in another process is made, and checked, anew."""
+        return _made_of, (type(self), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values: its class name under ``plan`` and each field under its own name.
@@ -60,6 +60,10 @@ class Plan:
         """
         fields = {field.name: _to_json(getattr(self, field.name)) for field in dataclasses.fields(self)}
         return {_KIND: type(self).__name__, **fields}
+
+
+def _made_of(plan_class: type[Plan], fields: dict[str, Any]) -> Any:
+    return plan_class(**fields)
 
 
 def refuse_family(cls: type) -> None:
