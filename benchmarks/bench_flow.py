@@ -10,6 +10,7 @@ with our ``Invert``.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import statistics
@@ -185,6 +186,7 @@ def processor() -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = [measure(*size) for size in SIZES]
     versions = {name: metadata.version(name) for name in ("torch", *PEERS)}
     machine = f"{processor()}, {torch.get_num_threads()} threads, Python {platform.python_version()}"
