@@ -55,7 +55,7 @@ lint: $(VENV)/.dev ## check style and types
 .venv-bench/.done: pyproject.toml setup.py $(wildcard flowmodel/kernel/*pp) constraints.txt
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH) $(PIP) torch
-	$(BENCH) $(PIP) -e '.[train]' flowjax scikit-learn
+	$(BENCH) $(PIP) -e '.[train]' flowjax matplotlib scikit-learn
 	$(BENCH) $(PIP) $(PEERS)
 	@touch $@
 
