@@ -15,6 +15,11 @@ def test_the_plan_ends_with_standardisation_and_permutes_between_layers():
     assert kinds == [bij.Invert, bij.Permute, bij.Invert, bij.Permute, bij.Invert, bij.Standardize]
 
 
+def test_two_fifths_of_the_layers_are_splines_next_to_the_data():
+    layers = [part.bijector for part in default_plan(5).bijectors if isinstance(part, bij.Invert)]
+    assert [type(layer) for layer in layers] == [bij.AffineAutoregressive] * 3 + [bij.SplineAutoregressive] * 2
+
+
 def test_a_seed_decides_weights_and_permutations_and_nothing_else():
     before = torch.random.get_rng_state()
     first, again, other = (default_flow(6, seed=seed).state_dict() for seed in (1, 1, 2))
