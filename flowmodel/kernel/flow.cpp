@@ -7,7 +7,12 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
+
+// Degrees are taken in blocks of at least so many units of the first hidden layer, or of so many degrees.
+#define BLOCK_UNITS 32
+#define BLOCK_DEGREES 16
 
 // Registers of sums that the inner loop keeps: PANEL units by VECTORS registers of rows.
 #if defined(__AVX512F__)
@@ -42,7 +47,7 @@ template <typename T> struct Part {
 // A tile of rows, feature-major: feature f of row r at [f * rows + r].
 template <typename T> struct Tile {
   int rows;
-  std::vector<T> value, swap, log_det, context, work;
+  Numbers<T> value, swap, log_det, context, work;
 };
 
 struct Flow {
@@ -115,8 +120,7 @@ template <typename T> struct FlowOf final : Flow {
   void set_context(const void* weight) override {
     Layer<T>& layer = *parts.back().layer;
     layer.context_size = context_size;
-    std::vector<T> none(layer.linear[0].units, T(0));
-    layer.context = Linear<T>(layer.linear[0].units, context_size, (const T*)weight, none.data());
+    layer.context = Linear<T>(layer.linear[0].units, context_size, (const T*)weight, layer.linear[0].bias.data());
   }
 
   void set_skip(const void* weight) override {
@@ -125,6 +129,8 @@ template <typename T> struct FlowOf final : Flow {
   }
 
   void set_base(const void* at, const void* width) override {
+    for (auto& part : parts)
+      if (part.layer) part.layer->set_blocks();
     base_location.assign((const T*)at, (const T*)at + dims);
     base_scale.assign((const T*)width, (const T*)width + dims);
     double half_log_two_pi = 0.91893853320467274178, sum = dims * half_log_two_pi, log_det = 0;

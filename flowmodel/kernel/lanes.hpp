@@ -40,6 +40,18 @@ template <typename T> static inline Vec<T> two_to(Bits<T> k) {
   return (Vec<T>)((k + Lanes<T>::bias) << Lanes<T>::mantissa);
 }
 
+// Numbers that begin a cache line, so that a vector of them lies in one.
+template <typename T> struct Aligned {
+  typedef T value_type;
+  Aligned() = default;
+  template <typename U> Aligned(const Aligned<U>&) {}
+  T* allocate(size_t count) { return (T*)::operator new(count * sizeof(T), std::align_val_t(64)); }
+  void deallocate(T* numbers, size_t) { ::operator delete(numbers, std::align_val_t(64)); }
+  bool operator==(const Aligned&) const { return true; }
+  bool operator!=(const Aligned&) const { return false; }
+};
+template <typename T> using Numbers = std::vector<T, Aligned<T>>;
+
 // e^x = 2^k (1 + p): returns p and the two halves of 2^k, which reach denormals and infinity one after the other.
 template <typename T> struct Exponential {
   Vec<T> p, first, second;

@@ -35,42 +35,59 @@ template <typename T> static inline Vec<T> log_scale(Vec<T> u, int scale) {
   }
 }
 
+// A masked linear map whose units and inputs are sorted by degree, so that each unit reads its first few inputs.
 template <typename T> struct Linear {
-  int units = 0, inputs = 0;
-  std::vector<T> by_unit, by_input;  // [units][inputs], [inputs][padded units]
-  std::vector<T> bias;
-  int padded = 0;
+  int units = 0, inputs = 0, padded = 0;
+  Numbers<T> by_panel;  // [panels][inputs][PANEL], as many rows read it
+  Numbers<T> by_input;  // [inputs][padded], as few rows read it
+  Numbers<T> bias;      // [padded]
 
   Linear() = default;
-  Linear(int units, int inputs, const T* weight, const T* bias_of)
-      : units(units), inputs(inputs), by_unit(weight, weight + (size_t)units * inputs), bias(bias_of, bias_of + units) {
-    const int lanes = Lanes<T>::count;
+  Linear(int units, int inputs, const T* weight, const T* bias_of) : units(units), inputs(inputs) {
+    const int lanes = Lanes<T>::count, panels = (units + PANEL - 1) / PANEL;
     padded = (units + lanes - 1) / lanes * lanes + lanes;
+    by_panel.assign((size_t)panels * inputs * PANEL, T(0));
     by_input.assign((size_t)inputs * padded, T(0));
     for (int u = 0; u < units; u++)
-      for (int k = 0; k < inputs; k++) by_input[(size_t)k * padded + u] = weight[(size_t)u * inputs + k];
+      for (int k = 0; k < inputs; k++) {
+        T w = weight[(size_t)u * inputs + k];
+        by_panel[((size_t)(u / PANEL) * inputs + k) * PANEL + u % PANEL] = w;
+        by_input[(size_t)k * padded + u] = w;
+      }
+    bias.assign(bias_of, bias_of + units);
     bias.resize(padded, T(0));
   }
 };
 
-// out[u] += sum_k weight[u][k] in[k] for U units, Q vectors of rows; one running sum for each row and unit, k ascending.
+// out[u] += sum_k weight[u][k] in[k] for U units and Q registers of rows, k from `from` to before `to`: one running sum
+// for each unit and row, k ascending. A sum that goes on from an earlier call is the same sum; one that starts here
+// starts at the bias. The weights of neighbouring units, and of neighbouring inputs, are the two strides apart.
 template <typename T, int U, int Q>
-static inline void panel(const T* weight, int stride, const T* in, int known, T* out, int row_stride) {
+static inline void panel(const T* weight, int unit_stride, int input_stride, const T* bias, const T* in, int from, int to, T* out, int rows) {
   typedef Register<T> R;
   typedef typename R::vec vec;
   vec sum[U][Q];
+  if (bias) {
 #pragma GCC unroll 8
-  for (int u = 0; u < U; u++)
+    for (int u = 0; u < U; u++)
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) sum[u][q] = *(const vec*)(out + (size_t)u * row_stride + q * R::count);
+      for (int q = 0; q < Q; q++) sum[u][q] = vec{} + bias[u];
+  } else {
+#pragma GCC unroll 8
+    for (int u = 0; u < U; u++)
+#pragma GCC unroll 8
+      for (int q = 0; q < Q; q++) sum[u][q] = *(const vec*)(out + (size_t)u * rows + q * R::count);
+  }
+  weight += (size_t)from * input_stride;
+  in += (size_t)from * rows;
 #pragma GCC unroll 2
-  for (int k = 0; k < known; k++) {
+  for (int k = from; k < to; k++, weight += input_stride, in += rows) {
     vec h[Q];
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) h[q] = *(const vec*)(in + (size_t)k * row_stride + q * R::count);
+    for (int q = 0; q < Q; q++) h[q] = *(const vec*)(in + q * R::count);
 #pragma GCC unroll 8
     for (int u = 0; u < U; u++) {
-      T w = weight[(size_t)u * stride + k];
+      T w = weight[(size_t)u * unit_stride];
 #pragma GCC unroll 8
       for (int q = 0; q < Q; q++) sum[u][q] = h[q] * w + sum[u][q];
     }
@@ -78,29 +95,79 @@ static inline void panel(const T* weight, int stride, const T* in, int known, T*
 #pragma GCC unroll 8
   for (int u = 0; u < U; u++)
 #pragma GCC unroll 8
-    for (int q = 0; q < Q; q++) *(vec*)(out + (size_t)u * row_stride + q * R::count) = sum[u][q];
+    for (int q = 0; q < Q; q++) *(vec*)(out + (size_t)u * rows + q * R::count) = sum[u][q];
 }
 
+// The same for weights that are not in panels: [units][stride], the first `known` inputs.
 template <typename T, int Q>
-static inline void units_of(const T* weight, int stride, const T* in, int known, T* out, int row_stride, int units) {
+static inline void units_of(const T* weight, int stride, const T* in, int known, T* out, int rows, int units) {
   int u = 0;
   for (; u + PANEL <= units; u += PANEL)
-    panel<T, PANEL, Q>(weight + (size_t)u * stride, stride, in, known, out + (size_t)u * row_stride, row_stride);
+    panel<T, PANEL, Q>(weight + (size_t)u * stride, stride, 1, nullptr, in, 0, known, out + (size_t)u * rows, rows);
   for (; u + 2 <= units; u += 2)
-    panel<T, 2, Q>(weight + (size_t)u * stride, stride, in, known, out + (size_t)u * row_stride, row_stride);
+    panel<T, 2, Q>(weight + (size_t)u * stride, stride, 1, nullptr, in, 0, known, out + (size_t)u * rows, rows);
   for (; u < units; u++)
-    panel<T, 1, Q>(weight + (size_t)u * stride, stride, in, known, out + (size_t)u * row_stride, row_stride);
+    panel<T, 1, Q>(weight + (size_t)u * stride, stride, 1, nullptr, in, 0, known, out + (size_t)u * rows, rows);
+}
+
+// Units `start` to before `stop` of a layer, Q registers of rows: whole panels, and pieces of one at the ends.
+template <typename T, int Q>
+static void panels(const Linear<T>& l, int start, int stop, bool opens, int from, int to, const T* in, T* out, int rows) {
+  for (int u = start; u < stop;) {
+    int place = u % PANEL, units = std::min(PANEL - place, stop - u);
+    const T* weight = &l.by_panel[(size_t)(u - place) * l.inputs + place];
+    const T* bias = opens ? &l.bias[u] : nullptr;
+    T* at = out + (size_t)u * rows;
+    switch (units) {
+      case 1: panel<T, 1, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
+      case 2: panel<T, 2, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
+      case 3: panel<T, 3, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
+      case 4: panel<T, 4, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
+      case 5: panel<T, 5, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
+      default: panel<T, PANEL, Q>(weight, 1, PANEL, bias, in, from, to, at, rows);
+    }
+    u += units;
+  }
+}
+
+// Adds inputs `from` to before `to` to the sums of units `start` to before `stop`; `opens` starts them at their biases.
+// `in` is [inputs][rows] and `out` [units][rows], `rows` a multiple of Lanes<T>::count.
+template <typename T>
+static inline void add_units(const Linear<T>& l, int start, int stop, bool opens, int from, int to, const T* in, T* out, int rows) {
+  if (start >= stop || (from >= to && !opens)) return;
+  const int step = Register<T>::count;
+  int r = 0;
+  for (; r + VECTORS * step <= rows; r += VECTORS * step)
+    panels<T, VECTORS>(l, start, stop, opens, from, to, in + r, out + r, rows);
+  for (; r + 2 * step <= rows; r += 2 * step) panels<T, 2>(l, start, stop, opens, from, to, in + r, out + r, rows);
+  for (; r < rows; r += step) panels<T, 1>(l, start, stop, opens, from, to, in + r, out + r, rows);
 }
 
 template <typename T> struct Layer {
   bool solves_in_pull = true;  // pull solves for x and push evaluates; under Invert the other way round
-  int dims = 0, context_size = 0, activation = 0, scale = 0;
+  int dims = 0, params_per_dim = 2, context_size = 0, activation = 0, scale = 0;
   bool clamps = false, natural = true;
   T low = 0, high = 0;
   std::vector<int> order;
   std::vector<Linear<T>> linear;           // the hidden layers and the outputs: rows 2 i, 2 i + 1 are mu and u of dimension i
   std::vector<std::vector<int>> offsets;   // of each hidden layer, for each t the units with a degree of at most t
   Linear<T> context, skip;                 // from the context to the first layer, from x to the outputs; of 0 units if absent
+  std::vector<int> blocks;                 // where each block of degrees starts, and `dims`
+
+  // Degree t computes units begin to before end of layer l, which read the first `known` of its inputs.
+  int begin(int l, int t) const { return l == hidden() ? params_per_dim * t : t ? offsets[l][t - 1] : 0; }
+  int end(int l, int t) const { return l == hidden() ? params_per_dim * (t + 1) : offsets[l][t]; }
+  int known(int l, int t) const { return l ? end(l - 1, t) : t; }
+  int known_before(int l, int t) const { return l ? begin(l - 1, t) : t; }  // of which earlier degrees computed these
+  int hidden() const { return (int)offsets.size(); }
+
+  // Degrees are taken in blocks: what came before a block is added to all of its units at once, by whole panels.
+  void set_blocks() {
+    blocks.assign(1, 0);
+    for (int t = 1; t < dims; t++)
+      if (end(0, t - 1) - begin(0, blocks.back()) >= BLOCK_UNITS || t - blocks.back() >= BLOCK_DEGREES) blocks.push_back(t);
+    blocks.push_back(dims);
+  }
 
   // Numbers that a walk over one row needs to keep.
   size_t workspace() const {

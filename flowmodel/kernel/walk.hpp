@@ -23,61 +23,58 @@ static inline void finish_dimension(const Layer<T>& layer, const T* mu, const T*
   }
 }
 
-template <typename T, int Q>
-static void many_units(const Linear<T>& l, int start, int stop, int known, const T* in, T* out, int rows) {
-  for (int r = 0; r < rows; r += Q * Register<T>::count)
-    units_of<T, Q>(l.by_unit.data() + (size_t)start * l.inputs, l.inputs, in + r, known, out + (size_t)start * rows + r,
-                   rows, stop - start);
-}
-
+// The sums of a layer's units of degrees first to before last, as far as what was known before `first` goes. A panel is
+// opened whole as soon as a block needs a part of it, so the next block finds some of its own units begun, up to what was
+// known when block `previous` began.
 template <typename T>
-static inline void add_units(const Linear<T>& l, int start, int stop, int known, const T* in, T* out, int rows) {
-  if (rows % (VECTORS * Register<T>::count) == 0) many_units<T, VECTORS>(l, start, stop, known, in, out, rows);
-  else many_units<T, 1>(l, start, stop, known, in, out, rows);
-}
-
-template <typename T> static void set_biases(const Linear<T>& l, T* out, int rows) {
-  for (int u = 0; u < l.units; u++)
-    for (int r = 0; r < rows; r++) out[(size_t)u * rows + r] = l.bias[u];
+static inline void begin_block(const Layer<T>& layer, int l, int previous, int first, int last, const T* in, T* out, const T* context, int rows) {
+  const Linear<T>& linear = layer.linear[l];
+  int start = layer.begin(l, first), stop = layer.end(l, last - 1), known = layer.known_before(l, first);
+  int opened = std::min((start + PANEL - 1) / PANEL * PANEL, linear.units);
+  int opens = std::min((stop + PANEL - 1) / PANEL * PANEL, linear.units);
+  add_units<T>(linear, start, opened, false, layer.known_before(l, previous), known, in, out, rows);
+  if (l == 0 && layer.context_size) {
+    add_units<T>(layer.context, opened, opens, true, 0, layer.context_size, context, out, rows);
+    add_units<T>(linear, opened, opens, false, 0, known, in, out, rows);
+  } else {
+    add_units<T>(linear, opened, opens, true, 0, known, in, out, rows);
+  }
 }
 
 // Many rows, a lane each. `given` is x or y, feature-major [dims][rows] in the order of the autoregression; the other one
 // goes to `found`. `work` holds layer.workspace() numbers for each row.
 template <typename T>
 static void walk_rows(const Layer<T>& layer, const T* given, T* found, T* log_det, const T* context, T* work, int rows, bool solve) {
-  const int last = (int)layer.offsets.size() - 1;
-  const T* x = solve ? found : given;
-  std::vector<T*> h(layer.linear.size());
+  const int outputs = layer.hidden();
+  std::vector<T*> h(outputs + 2);  // x, the hidden layers, the outputs
+  h[0] = solve ? found : const_cast<T*>(given);
   T* next = work;
-  for (size_t l = 0; l < layer.linear.size(); l++) {
-    h[l] = next;
-    next += (size_t)layer.linear[l].units * rows;
-    set_biases<T>(layer.linear[l], h[l], rows);
+  for (int l = 0; l <= outputs; l++) {
+    h[l + 1] = next;
+    next += (size_t)layer.linear[l].padded * rows;
   }
   T* skipped = next;
-  set_biases<T>(layer.skip, skipped, rows);
-  if (layer.context_size) add_units<T>(layer.context, 0, layer.context.units, layer.context_size, context, h[0], rows);
-  for (int t = 0; t < layer.dims; t++) {
-    const T* below = x;
-    int known = t;
-    for (int l = 0; l <= last; l++) {
-      int start = t ? layer.offsets[l][t - 1] : 0, stop = layer.offsets[l][t];
-      add_units<T>(layer.linear[l], start, stop, known, below, h[l], rows);
-      for (size_t i = (size_t)start * rows; i < (size_t)stop * rows; i += Lanes<T>::count)
-        store<T>(h[l] + i, activate<T>(load<T>(h[l] + i), layer.activation));
-      below = h[l];
-      known = stop;
+  for (size_t block = 0; block + 1 < layer.blocks.size(); block++) {
+    const int first = layer.blocks[block], last = layer.blocks[block + 1], previous = block ? layer.blocks[block - 1] : 0;
+    for (int l = 0; l <= outputs; l++) begin_block<T>(layer, l, previous, first, last, h[l], h[l + 1], context, rows);
+    for (int t = first; t < last; t++) {
+      for (int l = 0; l <= outputs; l++) {
+        int start = layer.begin(l, t), stop = layer.end(l, t);
+        add_units<T>(layer.linear[l], start, stop, false, layer.known_before(l, first), layer.known(l, t), h[l], h[l + 1], rows);
+        if (l == outputs) continue;
+        for (size_t i = (size_t)start * rows; i < (size_t)stop * rows; i += Lanes<T>::count)
+          store<T>(h[l + 1] + i, activate<T>(load<T>(h[l + 1] + i), layer.activation));
+      }
+      const int start = layer.begin(outputs, t), stop = layer.end(outputs, t);
+      T* mu = h[outputs + 1] + (size_t)start * rows;
+      if (layer.skip.units) {
+        // A sum of its own, added once: few rows and many then add in the same order.
+        add_units<T>(layer.skip, start, stop, true, 0, t, h[0], skipped, rows);
+        for (int r = 0; r < (stop - start) * rows; r += Lanes<T>::count)
+          store<T>(mu + r, load<T>(mu + r) + load<T>(skipped + (size_t)start * rows + r));
+      }
+      finish_dimension<T>(layer, mu, mu + rows, given + (size_t)t * rows, found + (size_t)t * rows, log_det, rows, solve);
     }
-    T* out = h[last + 1];
-    add_units<T>(layer.linear[last + 1], 2 * t, 2 * t + 2, known, below, out, rows);
-    T* mu = out + (size_t)2 * t * rows;
-    if (layer.skip.units) {
-      // A sum of its own, added once: few rows and many then add in the same order.
-      add_units<T>(layer.skip, 2 * t, 2 * t + 2, t, x, skipped, rows);
-      for (int r = 0; r < 2 * rows; r += Lanes<T>::count)
-        store<T>(mu + r, load<T>(mu + r) + load<T>(skipped + (size_t)2 * t * rows + r));
-    }
-    finish_dimension<T>(layer, mu, mu + rows, given + (size_t)t * rows, found + (size_t)t * rows, log_det, rows, solve);
   }
 }
 
@@ -125,7 +122,7 @@ static void walk_units(const Layer<T>& layer, const T* given, T* found, T* log_d
   for (int t = 0; t < layer.dims; t++) {
     for (int l = 0; l <= last; l++) {
       const Linear<T>&own = layer.linear[l], &above = layer.linear[l + 1];
-      int start = t ? layer.offsets[l][t - 1] : 0, stop = layer.offsets[l][t];
+      int start = layer.begin(l, t), stop = layer.end(l, t);
       for (int r = 0; r < used; r++) {
         T* at = sums[l] + (size_t)r * own.padded;
         T active[Lanes<T>::count];
@@ -134,19 +131,19 @@ static void walk_units(const Layer<T>& layer, const T* given, T* found, T* log_d
           std::copy(active, active + std::min(lanes, stop - u), at + u);
         }
       }
-      int first = l == last ? 2 * t : (t ? layer.offsets[l + 1][t - 1] : 0);  // the first unit that reads degree t
+      int first = layer.begin(l + 1, t);  // the first unit that reads degree t
       spread<T>(above, first, start, stop, sums[l], own.padded, sums[l + 1], above.padded, used);
     }
     T mu[Lanes<T>::count] = {}, u[Lanes<T>::count] = {};
     for (int r = 0; r < used; r++) {
-      const T* out = sums[last + 1] + (size_t)r * outputs.padded + 2 * t;
-      const T* skip = skipped + (size_t)r * layer.skip.padded + 2 * t;
+      const T* out = sums[last + 1] + (size_t)r * outputs.padded + layer.begin(last + 1, t);
+      const T* skip = skipped + (size_t)r * layer.skip.padded + layer.begin(last + 1, t);
       mu[r] = layer.skip.units ? out[0] + skip[0] : out[0];
       u[r] = layer.skip.units ? out[1] + skip[1] : out[1];
     }
     finish_dimension<T>(layer, mu, u, given + t * lanes, found + t * lanes, log_det, lanes, solve);
     for (int r = 0; r < used; r++) row_x[(size_t)r * layer.dims + t] = x[t * lanes + r];
-    spread<T>(layer.linear[0], layer.offsets[0][t], t, t + 1, row_x, layer.dims, sums[0], layer.linear[0].padded, used);
-    if (layer.skip.units) spread<T>(layer.skip, 2 * t + 2, t, t + 1, row_x, layer.dims, skipped, layer.skip.padded, used);
+    spread<T>(layer.linear[0], layer.end(0, t), t, t + 1, row_x, layer.dims, sums[0], layer.linear[0].padded, used);
+    if (layer.skip.units) spread<T>(layer.skip, layer.end(last + 1, t), t, t + 1, row_x, layer.dims, skipped, layer.skip.padded, used);
   }
 }

@@ -97,6 +97,41 @@ def test_a_row_has_the_same_bits_whatever_it_is_computed_beside(plan, dtype):
             np.testing.assert_array_equal(part, whole[start:stop], f"{instruction_set}, rows {start} to {stop}")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("size", "hidden"),
+    [
+        (1, (3,)),
+        (2, (64, 64)),
+        (3, (4, 3)),
+        (7, (7,)),
+        (16, (17, 16)),
+        (17, (130, 41)),
+        (40, (40, 43, 200)),
+        (150, (150, 151)),
+    ],
+)
+@pytest.mark.parametrize("context_shape", [None, (2,)])
+def test_blocks_of_degrees_and_panels_of_units_of_every_shape(size, hidden, context_shape, dtype):
+    made = MADE(hidden, nonlinearity="tanh", skip_connections=size % 2 == 1)
+    flow, rows, context = flow_rows_context(AR(made), size, context_shape, dtype)
+    scorer, noise = scorer_of(flow), np.random.default_rng(0).standard_normal((ROWS, size))
+    whole = [
+        NativeFlow(scorer).log_prob(rows.numpy(), numpy(context)),
+        *NativeFlow(scorer).sample(noise, numpy(context)),
+    ]
+    with torch.no_grad():
+        expected = flow.log_prob(rows, context).numpy()
+    np.testing.assert_allclose(whole[0], expected, rtol=1e-9 if dtype == torch.float64 else 1e-3)
+    for instruction_set in [name for name in library.available() if name != "generic"]:
+        native = NativeFlow(scorer, instruction_set)
+        for part in (slice(0, 1), slice(20, 25), slice(30, 70), slice(0, ROWS)):
+            given = None if context is None else context.numpy()[part]
+            answers = [native.log_prob(rows.numpy()[part], given), *native.sample(noise[part], given)]
+            for answer, of_all in zip(answers, whole, strict=True):
+                np.testing.assert_array_equal(answer, of_all[part], f"{instruction_set}, {part}")
+
+
 @pytest.mark.parametrize("nonlinearity", ["relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus"])
 @pytest.mark.parametrize("scale_fn", ["bounded", "exp", "softplus", "sigmoid"])
 def test_every_activation_and_scale_at_float64_rounding(nonlinearity, scale_fn):
