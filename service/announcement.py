@@ -13,7 +13,11 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def ready_text(service: Service, ports: Ports) -> str:
-    """The ready line, and below it a ``curl`` and a gRPC call of a model that is loaded."""
+    """The ready line, and below it a ``curl`` and a gRPC call of a model that is loaded.
+
+    Where tokens are asked for, the calls take one from the variable ``DENSITY_TOKEN``.
+    """
+    token = service.settings.token_file is not None
     host = _host(service.settings.host)
     models = ", ".join(f"{name}/{service.registry.resolve(name).key.version}" for name in service.registry.names())
     served = service.registry.resolve(service.registry.names()[0])
@@ -21,8 +25,8 @@ def ready_text(service: Service, ports: Ports) -> str:
         (
             f"Ready: {models} by {service.engine.name}, gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http}, "
             f"documentation http://{host}:{ports.http}/docs",
-            f"  {curl_call(served, f'http://{host}:{ports.http}')}",
-            f"  {grpc_call(served, f'{host}:{ports.grpc}')}",
+            f"  {curl_call(served, f'http://{host}:{ports.http}', token=token)}",
+            f"  {grpc_call(served, f'{host}:{ports.grpc}', token=token)}",
         )
     )
 
@@ -36,22 +40,29 @@ def waiting_text(service: Service, ports: Ports) -> str:
     )
 
 
-def curl_call(served: ServedModel, address: str) -> str:
+def curl_call(served: ServedModel, address: str, *, token: bool = False) -> str:
     """A shell command that scores one row over HTTP."""
     body = {"rows": [_row(served, "rows", served.signature.event_size)]}
     if served.signature.context_shape is not None:
         body["context"] = [_row(served, "context", served.signature.context_size)]
     url = f"{address}/v1/models/{served.key.name}:logProb"
-    return f"curl -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))} {shlex.quote(url)}"
+    authorization = '-H "Authorization: Bearer $DENSITY_TOKEN" ' if token else ""
+    return (
+        f"curl {authorization}-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))} {shlex.quote(url)}"
+    )
 
 
-def grpc_call(served: ServedModel, target: str) -> str:
+def grpc_call(served: ServedModel, target: str, *, token: bool = False) -> str:
     """A shell command that scores the same row over gRPC, with the interpreter that the service runs in."""
     arguments = [repr(served.key.name), str([_row(served, "rows", served.signature.event_size)])]
     if served.signature.context_shape is not None:
         arguments.append(str([_row(served, "context", served.signature.context_size)]))
+    imports, client = "", repr(target)
+    if token:
+        imports, client = "import os; ", f"{target!r}, token=os.environ['DENSITY_TOKEN']"
     program = (
-        f"from service.client import DensityClient; print(DensityClient({target!r}).log_prob({', '.join(arguments)}))"
+        f"{imports}from service.client import DensityClient; "
+        f"print(DensityClient({client}).log_prob({', '.join(arguments)}))"
     )
     return f'{shlex.quote(sys.executable)} -c "{program}"'
 

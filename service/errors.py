@@ -122,6 +122,28 @@ class NotFound(ServiceError):  # noqa: N818
         self.resource_name = resource_name
 
 
+class Unauthenticated(ServiceError):  # noqa: N818
+    """No credentials, or wrong ones."""
+
+    code = "UNAUTHENTICATED"
+    http_status = 401
+
+
+class PermissionDenied(ServiceError):  # noqa: N818
+    """The caller is known, and may not do this.
+
+    Attributes:
+        scope: what their token would have to be good for.
+    """
+
+    code = "PERMISSION_DENIED"
+    http_status = 403
+
+    def __init__(self, reason: str, message: str, *, scope: str) -> None:
+        super().__init__(reason, message)
+        self.scope = scope
+
+
 class QueueFull(ServiceError):  # noqa: N818
     """More rows wait for the model than the queue holds; nothing of the request was started."""
 

@@ -12,9 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.engines.engine import Engine, EngineError, EngineUnavailable, RequestRejected
-from service.errors import InternalError, InvalidRequest, RowError, ServiceError, Unavailable, Violation
+from service.errors import (
+    InternalError,
+    InvalidRequest,
+    PermissionDenied,
+    RowError,
+    ServiceError,
+    Unavailable,
+    Violation,
+)
 from service.metrics import Metrics, Request
 from service.registry import DrawPayload, ModelRegistry, ScorePayload, ServedModel
+from service.security.caller import CALLER
 from service.settings import Settings
 from service.signature import MAX_ROW_ERRORS
 from service.tensors import FloatArray
@@ -22,6 +31,8 @@ from service.tensors import FloatArray
 log = logging.getLogger(__name__)
 
 _SEED_LIMIT = 2**64
+_SCOPES = {"LogProb": "score", "StreamLogProb": "score", "Sample": "sample", "StreamSample": "sample"}
+"""What a caller's token must be good for, by method; the others are open to every token."""
 _DRAWN_SEED_BITS = 53
 """Seeds drawn here stay whole in every JSON reader, which may know numbers as float64 alone."""
 
@@ -81,7 +92,10 @@ class Gateway:
         Raises:
             NotFound: no such model or version.
             Unavailable: the service is starting or stopping.
+            PermissionDenied: the caller's token is not good for the method.
         """
+        if request.method in _SCOPES:
+            self._require(_SCOPES[request.method])
         if self.draining:
             self.metrics.rejected("draining")
             raise Unavailable("DRAINING", "the service is stopping; ask another one", retry_after_seconds=1.0)
@@ -130,6 +144,7 @@ class Gateway:
         Raises:
             ServiceError: see the error table in ``docs/architecture.md``.
         """
+        self._require("score")
         signature = served.signature
         rows = signature.check_rows(rows, self.settings.max_rows_per_request)
         context = signature.check_context(context, len(rows))
@@ -172,6 +187,7 @@ class Gateway:
         Raises:
             ServiceError: see the error table in ``docs/architecture.md``.
         """
+        self._require("sample")
         signature = served.signature
         self._check_draw(served, count, seed, start)
         context = signature.check_context(context, count)
@@ -191,6 +207,14 @@ class Gateway:
             (log_prob,) = await served.log_prob.submit(len(rows), ScorePayload(rows, context), deadline)
         served.log_prob_metrics.computed(len(rows))
         return log_prob
+
+    def _require(self, scope: str) -> None:
+        """Go on when the caller's token is good for this."""
+        try:
+            CALLER.get().require(scope)
+        except PermissionDenied:
+            self.metrics.rejected("permission_denied")
+            raise
 
     def _check_draw(self, served: ServedModel, count: int, seed: int | None, start: int) -> None:
         row_bytes = served.signature.event_size * served.dtype.itemsize

@@ -88,7 +88,15 @@ class Metrics:
         self.registry.register(self._log_prob)
         self._settled: dict[tuple[str, str, str, str], Callable[[], None]] = {}
         self._timed: dict[tuple[str, str], Callable[[float], None]] = {}
-        for reason in ("queue_full", "expired", "cancelled", "draining"):
+        for reason in (
+            "queue_full",
+            "expired",
+            "cancelled",
+            "draining",
+            "unauthenticated",
+            "permission_denied",
+            "malformed",
+        ):
             self._rejected.labels(reason)
         self._running = {method: self._inflight.labels(method) for method in METHODS}
 

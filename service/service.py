@@ -16,6 +16,7 @@ from service.gateway import Gateway
 from service.metrics import Metrics
 from service.registry import ModelRegistry
 from service.rpc.server import RpcServer
+from service.security.admission import Admission, is_loopback
 from service.settings import Settings
 from service.watcher import StoreWatcher
 from service.web.server import WebServer
@@ -57,8 +58,9 @@ class Service:
         self.registry = ModelRegistry()
         self.gateway = Gateway(settings, self.engine, self.registry, self.metrics)
         self.watcher = StoreWatcher(ModelStore(settings.store), self.engine, self.registry, settings, self.metrics)
-        self._rpc = RpcServer(self.gateway, settings)
-        self._web = WebServer(self.gateway, settings)
+        admission = Admission(settings, self.metrics)
+        self._rpc = RpcServer(self.gateway, settings, admission)
+        self._web = WebServer(self.gateway, settings, admission)
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = asyncio.Event()
         self._ready = asyncio.Event()
@@ -69,6 +71,11 @@ class Service:
         Raises:
             PortTakenError: a port cannot be listened on.
         """
+        if self.settings.token_file is None and not is_loopback(self.settings.host):
+            log.warning(
+                "anybody who reaches %s can ask for everything: no tokens are asked for (the setting token_file)",
+                self.settings.host,
+            )
         return Ports(grpc=await self._rpc.start(), http=await self._web.start())
 
     async def load(self) -> None:

@@ -45,6 +45,10 @@ class Settings(BaseSettings):
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
 
+    token_file: Path | None = Field(
+        None, description="File of the tokens that callers must present, made by `flowmodel token new`; without, none."
+    )
+
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads an engine computes one batch with."
     )

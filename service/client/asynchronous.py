@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from numpy.typing import ArrayLike
 
-from service.client.channel import channel_options
+from service.client.channel import call_metadata, channel_options
 from service.client.errors import from_rpc_error
 from service.client.messages import (
     Calls,
@@ -35,13 +35,20 @@ class AsyncDensityClient:
     Args:
         target: ``host:port``, or any gRPC target.
         timeout: seconds allowed for each call, retries included; ``None`` for no limit of the client's own.
+        token: what ``flowmodel token new`` printed, where the service asks for one.
         credentials: channel credentials for TLS; ``None`` speaks plain text.
     """
 
     def __init__(
-        self, target: str, *, timeout: float | None = 60.0, credentials: grpc.ChannelCredentials | None = None
+        self,
+        target: str,
+        *,
+        timeout: float | None = 60.0,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.timeout = timeout
+        self._metadata = call_metadata(token)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(target, channel_options())
         else:
@@ -130,6 +137,6 @@ class AsyncDensityClient:
 
     async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
-            return await method(request, timeout=self.timeout if timeout is None else timeout)
+            return await method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None

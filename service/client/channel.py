@@ -27,3 +27,18 @@ def channel_options() -> list[tuple[str, Any]]:
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
     ]
+
+
+def call_metadata(token: str | None) -> tuple[tuple[str, str], ...]:
+    """What goes with every call.
+
+    Raises:
+        ValueError: the token has characters that no token has; a line end that came along with it, usually.
+    """
+    if token is None:
+        return ()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError(
+            "the token given is empty or has blanks or line ends in it; give what the file holds, stripped"
+        )
+    return (("authorization", f"Bearer {token}"),)

@@ -59,6 +59,10 @@ class UnauthenticatedError(DensityError, PermissionError):
     """No credentials, or wrong ones."""
 
 
+class PermissionDeniedError(DensityError, PermissionError):
+    """The token given is not good for this."""
+
+
 class InternalServiceError(DensityError):
     """The model or the service failed on this request."""
 
@@ -70,6 +74,7 @@ _ERRORS: dict[grpc.StatusCode, type[DensityError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.UNAUTHENTICATED: UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.INTERNAL: InternalServiceError,
 }
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import grpc
 from numpy.typing import ArrayLike
 
-from service.client.channel import channel_options
+from service.client.channel import call_metadata, channel_options
 from service.client.errors import from_rpc_error
 from service.client.messages import (
     Calls,
@@ -34,6 +34,7 @@ class DensityClient:
     Args:
         target: ``host:port``, or any gRPC target.
         timeout: seconds allowed for each call, retries included; ``None`` for no limit of the client's own.
+        token: what ``flowmodel token new`` printed, where the service asks for one.
         credentials: channel credentials for TLS; ``None`` speaks plain text.
 
     Every method raises a :class:`~service.client.DensityError` when it is not answered. UNAVAILABLE is retried, up to
@@ -41,9 +42,15 @@ class DensityClient:
     """
 
     def __init__(
-        self, target: str, *, timeout: float | None = 60.0, credentials: grpc.ChannelCredentials | None = None
+        self,
+        target: str,
+        *,
+        timeout: float | None = 60.0,
+        token: str | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.timeout = timeout
+        self._metadata = call_metadata(token)
         if credentials is None:
             self._channel = grpc.insecure_channel(target, channel_options())
         else:
@@ -153,6 +160,6 @@ class DensityClient:
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
         try:
-            return method(request, timeout=self.timeout if timeout is None else timeout)
+            return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None

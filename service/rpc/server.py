@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from service.errors import PortTakenError
 from service.gateway import Gateway
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
+from service.rpc.gate import Gate
 from service.rpc.servicer import DensityServicer
+from service.security.admission import Admission
 from service.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DensityService"].full_name
@@ -27,9 +29,10 @@ class RpcServer:
     Args:
         gateway: answers.
         settings: address and limits.
+        admission: who may call.
     """
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, admission: Admission) -> None:
         self._gateway = gateway
         self._host = settings.host
         self._port = settings.grpc_port
@@ -42,9 +45,11 @@ class RpcServer:
             ],
         )
         self._health = health.aio.HealthServicer()
-        pb_grpc.add_DensityServiceServicer_to_server(DensityServicer(gateway), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        gate = Gate(self._server, admission, gateway.metrics)
+        pb_grpc.add_DensityServiceServicer_to_server(DensityServicer(gateway), gate)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
+        reflected = reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, gate)
 
     async def start(self) -> int:
         """Listen.

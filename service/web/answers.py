@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from service.errors import DOMAIN, InvalidRequest, NotFound, ServiceError
+from service.errors import DOMAIN, InvalidRequest, NotFound, PermissionDenied, ServiceError, Unauthenticated
 
 _TYPE = "type.googleapis.com/google.rpc."
 
@@ -37,6 +37,12 @@ def error_answer(error: ServiceError) -> Response:
     if error.retry_after_seconds is not None:
         details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{error.retry_after_seconds:g}s"})
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    if isinstance(error, Unauthenticated):
+        # RFC 6750, section 3: no error code when no credentials were given at all.
+        unknown = ', error="invalid_token"' if error.reason == "TOKEN_UNKNOWN" else ""
+        headers["WWW-Authenticate"] = f'Bearer realm="{DOMAIN}"{unknown}'
+    if isinstance(error, PermissionDenied):
+        headers["WWW-Authenticate"] = f'Bearer realm="{DOMAIN}", error="insufficient_scope", scope="{error.scope}"'
     body = {"error": {"code": error.http_status, "status": error.code, "message": error.message, "details": details}}
     answer = json_answer(body, error.http_status)
     answer.headers.update(headers)

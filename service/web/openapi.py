@@ -137,6 +137,8 @@ _SCHEMAS: _Json = {
 
 _FAILURES = {
     "400": "Bad shape, type, width or count; the wrong fields are named.",
+    "401": "No token, or an unknown one, where the service asks for one; WWW-Authenticate says how.",
+    "403": "The token is not good for this; WWW-Authenticate names the scope it lacks.",
     "404": "Unknown model or version.",
     "406": "No answer can be written in a type that Accept allows.",
     "413": "The body is longer than max_request_bytes.",
@@ -192,7 +194,7 @@ def _log_prob(operation: str, *parameters: _Json) -> _Json:
                     "headers": _ANSWERED_BY | {"Density-Row-Errors": _header("Rows described as bad.", "integer")},
                     "content": _json_content("LogProbResponse") | _TABLES,
                 },
-                **_failures("400", "404", "406", "413", "415", "429", "500", "503", "504"),
+                **_failures("400", "401", "403", "404", "406", "413", "415", "429", "500", "503", "504"),
             },
         }
     }
@@ -213,7 +215,7 @@ def _sample(operation: str, *parameters: _Json) -> _Json:
                     "headers": _ANSWERED_BY | {"Density-Seed": _header("The seed that was used.", "integer")},
                     "content": _json_content("SampleResponse") | _TABLES,
                 },
-                **_failures("400", "404", "406", "413", "415", "429", "500", "503", "504"),
+                **_failures("400", "401", "403", "404", "406", "413", "415", "429", "500", "503", "504"),
             },
         }
     }
@@ -236,7 +238,7 @@ def _answer(description: str, content: _Json) -> _Json:
     return {"description": description, "content": content}
 
 
-_GET_FAILURES = {f"_{code}": answer for code, answer in _failures("404", "503").items()}
+_GET_FAILURES = {f"_{code}": answer for code, answer in _failures("401", "404", "503").items()}
 _ONE_MODEL = _answer("The model.", _json_content("Model"))
 
 DOCUMENT: _Json = {
@@ -262,6 +264,7 @@ DOCUMENT: _Json = {
             {"name": "page_token", "in": "query", "schema": {"type": "string"}},
             _200=_answer("The models, by name.", _json_content("ModelList")),
             _400=_failures("400")["400"],
+            _401=_failures("401")["401"],
         ),
         "/v1/models/{model}": _get("getModel", "models", "A model", _MODEL, _200=_ONE_MODEL, **_GET_FAILURES),
         "/v1/models/{model}/versions/{version}": _get(
@@ -280,7 +283,18 @@ DOCUMENT: _Json = {
             "operation",
             "Metrics for Prometheus",
             _200=_answer("Prometheus text, or OpenMetrics when Accept asks for it.", {"text/plain": _CSV}),
+            _401=_failures("401")["401"],
         ),
     },
-    "components": {"schemas": _SCHEMAS},
+    "security": [{}, {"token": []}],
+    "components": {
+        "schemas": _SCHEMAS,
+        "securitySchemes": {
+            "token": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "Asked for where the service has a token_file.",
+            }
+        },
+    },
 }

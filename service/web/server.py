@@ -13,8 +13,10 @@ import uvicorn
 
 from service.errors import PortTakenError
 from service.gateway import Gateway
+from service.security.admission import Admission
 from service.settings import Settings
 from service.web.app import WebApp
+from service.web.gate import Gate
 
 
 class _QuietServer(uvicorn.Server):
@@ -31,20 +33,23 @@ class WebServer:
     Args:
         gateway: answers.
         settings: address and how long to drain.
+        admission: who may call.
     """
 
-    def __init__(self, gateway: Gateway, settings: Settings) -> None:
+    def __init__(self, gateway: Gateway, settings: Settings, admission: Admission) -> None:
         self._settings = settings
         self.app = WebApp(gateway).app
         self._server = _QuietServer(
             uvicorn.Config(
-                self.app,
+                Gate(self.app, admission),
                 http="httptools",
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Callers are told apart by the address they really have, not by one that they write into a header.
+                proxy_headers=False,
                 timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
             )
         )

@@ -57,5 +57,13 @@ def test_a_failed_request_is_counted_with_its_code() -> None:
 
 def test_refusals_are_exported_before_the_first_one() -> None:
     registry = Metrics().registry
-    for reason in ("queue_full", "expired", "cancelled", "draining"):
+    for reason in (
+        "queue_full",
+        "expired",
+        "cancelled",
+        "draining",
+        "unauthenticated",
+        "permission_denied",
+        "malformed",
+    ):
         assert registry.get_sample_value("density_rejected_total", {"reason": reason}) == 0

@@ -1,0 +1,123 @@
+"""Stands before every gRPC method: admits the caller, then reads the message, and answers what cannot be read."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from service.errors import InvalidRequest, ServiceError
+from service.metrics import Metrics
+from service.rpc.status import to_status
+from service.security.admission import Admission
+
+_OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+"""Services that answer without a token: probes have none, and what reflection tells is published with the source."""
+
+
+class Gate:
+    """Takes the place of a server in ``add_..._to_server``, and adds the methods with a gate before each.
+
+    Args:
+        server: where the methods end up.
+        admission: who may call.
+        metrics: counts messages that could not be read.
+        unguarded: full names of further methods, as ``/package.Service/Method``, that need no token.
+    """
+
+    def __init__(
+        self, server: grpc.aio.Server, admission: Admission, metrics: Metrics, unguarded: Iterable[str] = ()
+    ) -> None:
+        self._server = server
+        self._admission = admission
+        self._metrics = metrics
+        self._unguarded = frozenset(unguarded)
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """As the server's own."""
+        self._server.add_generic_rpc_handlers([_GatedHandler(handler, self._gated) for handler in handlers])
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        """As the server's own."""
+        gated = {name: self._gated(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, gated)
+
+    def _gated(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        """The same method, taking bytes, with the gate before it."""
+        guarded = not method.startswith(_OPEN) and method not in self._unguarded
+        deserialize = handler.request_deserializer or bytes
+        answer = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+
+        def read(message: bytes) -> Any:
+            try:
+                return deserialize(message)
+            except (DecodeError, ValueError):
+                self._metrics.rejected("malformed")
+                name = method.rsplit("/", 1)[-1]
+                text = (
+                    f"{len(message)} bytes given that are no message of {name}; is the client's .proto this service's?"
+                )
+                raise InvalidRequest.of("MALFORMED_MESSAGE", "message", text) from None
+
+        async def read_each(messages: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+            async for message in messages:
+                yield read(message)
+
+        def request(given: Any) -> Any:
+            return read_each(given) if handler.request_streaming else read(given)
+
+        async def one(given: Any, context: Any) -> Any:
+            try:
+                with self._admission.admit(_authorization(context)) if guarded else contextlib.nullcontext():
+                    return await answer(request(given), context)
+            except ServiceError as error:
+                await context.abort_with_status(to_status(error))
+
+        async def many(given: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                with self._admission.admit(_authorization(context)) if guarded else contextlib.nullcontext():
+                    async with contextlib.aclosing(answer(request(given), context)) as messages:
+                        async for message in messages:
+                            yield message
+            except ServiceError as error:
+                await context.abort_with_status(to_status(error))
+
+        # A method that streams may be a generator, or write to its context.
+        behaviour: Callable[..., Any] = many if inspect.isasyncgenfunction(answer) else one
+        return _handler(handler, behaviour)
+
+
+class _GatedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """A generic handler whose methods are gated."""
+
+    def __init__(
+        self, handler: grpc.GenericRpcHandler, gated: Callable[[str, grpc.RpcMethodHandler], grpc.RpcMethodHandler]
+    ) -> None:
+        self._handler = handler
+        self._gated = gated
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        found = self._handler.service(handler_call_details)
+        return None if found is None else self._gated(handler_call_details.method, found)
+
+
+def _handler(like: grpc.RpcMethodHandler, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:
+    """A handler of the same kind that takes messages as they came."""
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[like.request_streaming, like.response_streaming]
+    return make(behaviour, request_deserializer=None, response_serializer=like.response_serializer)
+
+
+def _authorization(context: Any) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == "authorization":
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return None
