@@ -59,6 +59,10 @@ class ManifestError(ArtefactError, ValueError):
     """A manifest is malformed or of a newer format than this version reads."""
 
 
+class ServingError(ArtefactError, ValueError):
+    """A choice of versions that cannot be served, or the file that holds it cannot be read."""
+
+
 class ModelNotFoundError(ArtefactError, LookupError):
     """The store holds no such model or no such version."""
 

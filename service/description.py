@@ -44,11 +44,13 @@ def describe_model(registry: ModelRegistry, name: str, version: str = "") -> dic
     Raises:
         NotFound: no such model or version is loaded.
     """
-    asked = registry.resolve(name, version)
-    versions = [asked] if version else registry.versions(name)
+    versions = [] if version else registry.versions(name)
+    if not versions:
+        versions = [registry.resolve(name, version)]
+    default = registry.default(name)
     return {
         "name": name,
-        "default_version": str(registry.resolve(name).key.version),
+        "default_version": str(default.key.version) if default is not None else "",
         "versions": [describe_version(served) for served in versions],
     }
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -117,11 +119,23 @@ class ServedModel:
         return await self._engine.sample(self.key, draws, context)
 
 
+@dataclass(slots=True)
+class _Model:
+    """The loaded versions of one model, and which of them answers a request that names none."""
+
+    versions: dict[int, ServedModel] = field(default_factory=dict)
+    default: ServedModel | None = None
+    canary: ServedModel | None = None
+    weight: float = 0.0
+    shadow: ServedModel | None = None
+    requests: int = 0
+
+
 class ModelRegistry:
     """Loaded versions by model name; changed by the store's watcher, read by every request."""
 
     def __init__(self) -> None:
-        self._models: dict[str, dict[int, ServedModel]] = {}
+        self._models: dict[str, _Model] = {}
         self.loading = True
         """Whether the store's first models are still on their way."""
         self.changed = asyncio.Event()
@@ -131,7 +145,12 @@ class ModelRegistry:
         return len(self._models)
 
     def __contains__(self, key: ModelKey) -> bool:
-        return key.version in self._models.get(key.name, {})
+        return self.get(key) is not None
+
+    def get(self, key: ModelKey) -> ServedModel | None:
+        """A loaded version; None when it is not loaded."""
+        model = self._models.get(key.name)
+        return model.versions.get(key.version) if model is not None else None
 
     def names(self) -> list[str]:
         """Names of the models that answer, in order."""
@@ -139,34 +158,53 @@ class ModelRegistry:
 
     def versions(self, name: str) -> list[ServedModel]:
         """Loaded versions of a model, newest first; empty when there is none."""
-        return [served for _, served in sorted(self._models.get(name, {}).items(), reverse=True)]
+        model = self._models.get(name)
+        return [served for _, served in sorted(model.versions.items(), reverse=True)] if model is not None else []
 
     def loaded(self) -> list[ModelKey]:
         """Every loaded version."""
         return [served.key for name in self.names() for served in self.versions(name)]
 
-    def resolve(self, name: str, version: str = "") -> ServedModel:
+    def default(self, name: str) -> ServedModel | None:
+        """The version that answers requests that name none."""
+        model = self._models.get(name)
+        return model.default if model is not None else None
+
+    def canary(self, name: str) -> tuple[ServedModel, float] | None:
+        """The version that answers a share of the requests that name none, and that share."""
+        model = self._models.get(name)
+        return (model.canary, model.weight) if model is not None and model.canary is not None else None
+
+    def shadow(self, name: str) -> ServedModel | None:
+        """The version that scores in the background what the default one scores."""
+        model = self._models.get(name)
+        return model.shadow if model is not None else None
+
+    def resolve(self, name: str, version: str = "", affinity: str = "") -> ServedModel:
         """The version that answers a request.
 
         Args:
             name: a model.
-            version: in decimal digits; empty for the newest loaded one.
+            version: in decimal digits; empty for the default one, or the canary for its share of the requests.
+            affinity: what stays the same when a request is repeated, such as its id, so that the same version answers.
 
         Raises:
             NotFound: no such model or version is loaded.
-            Unavailable: perhaps it is, but the first models are still being loaded.
+            Unavailable: perhaps it is, but the first models are still being loaded; or no default one is.
         """
-        versions = self._models.get(name)
-        if versions:
-            if not version:
-                return versions[max(versions)]
+        model = self._models.get(name)
+        if model is not None:
+            if not version and model.default is not None:
+                if model.canary is not None and _share(model, name, affinity) < model.weight:
+                    return model.canary
+                return model.default
             # str(int) is compared so that "03" and "+3" are not second names of "3".
-            for number, served in versions.items():
+            for number, served in model.versions.items():
                 if str(number) == version:
                     return served
         if self.loading:
             raise Unavailable("STARTING", "the service is starting and still loads its models", retry_after_seconds=1.0)
-        if not versions:
+        if model is None:
             known = ", ".join(self.names()) or "none yet; publish one into the store"
             raise NotFound(
                 "MODEL_NOT_FOUND",
@@ -175,6 +213,13 @@ class ModelRegistry:
                 resource_name=f"models/{name}",
             )
         loaded = ", ".join(str(served.key.version) for served in self.versions(name))
+        if not version:
+            raise Unavailable(
+                "NO_DEFAULT_VERSION",
+                f"the default version of {name} could not be loaded, its service's log says why; name another one: "
+                f"{loaded}",
+                retry_after_seconds=1.0,
+            )
         raise NotFound(
             "VERSION_NOT_FOUND",
             f"no version {version!r} of {name} is loaded; loaded: {loaded}",
@@ -183,18 +228,52 @@ class ModelRegistry:
         )
 
     def add(self, served: ServedModel) -> None:
-        """Let a version answer; the newest one is the default from this moment."""
-        self._models.setdefault(served.key.name, {})[served.key.version] = served
+        """Let a version answer requests that name it."""
+        self._models.setdefault(served.key.name, _Model()).versions[served.key.version] = served
+        self.changed.set()
+
+    def route(
+        self,
+        name: str,
+        default: ServedModel | None,
+        canary: tuple[ServedModel, float] | None = None,
+        shadow: ServedModel | None = None,
+    ) -> None:
+        """Send requests that name no version to these loaded ones, from this moment."""
+        model = self._models.get(name)
+        if model is None:
+            return
+        model.default = default
+        model.canary, model.weight = canary or (None, 0.0)
+        model.shadow = shadow
         self.changed.set()
 
     def remove(self, key: ModelKey) -> ServedModel | None:
         """Let no new request reach a version; those that have it keep it."""
-        versions = self._models.get(key.name, {})
-        served = versions.pop(key.version, None)
-        if not versions:
-            self._models.pop(key.name, None)
-        self.changed.set()
+        model = self._models.get(key.name)
+        served = model.versions.pop(key.version, None) if model is not None else None
+        if model is not None and served is not None:
+            self.route(
+                key.name,
+                None if model.default is served else model.default,
+                (model.canary, model.weight) if model.canary is not None and model.canary is not served else None,
+                None if model.shadow is served else model.shadow,
+            )
+            if not model.versions:
+                del self._models[key.name]
         return served
+
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def _share(model: _Model, name: str, affinity: str) -> float:
+    """Where in [0, 1) a request falls: by its affinity, or in turns that spread evenly whatever the canary's weight."""
+    if affinity:
+        digest = hashlib.blake2b(f"{name}/{affinity}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+    model.requests += 1
+    return model.requests * _GOLDEN % 1.0
 
 
 def _join(parts: Sequence[FloatArray]) -> FloatArray:

@@ -90,7 +90,12 @@ class Settings(BaseSettings):
         60.0, gt=0, description="Deadline of a request that brings none of its own, in seconds."
     )
 
-    loaded_versions: int = Field(2, ge=1, description="How many of the newest versions of each model are kept loaded.")
+    loaded_versions: int = Field(
+        2,
+        ge=1,
+        description="How many versions of each model are kept loaded: the default and the newest; the previous "
+        "default, canary and shadow come on top.",
+    )
     store_poll_seconds: float = Field(1.0, gt=0, description="How often the store is looked at for new versions.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages written to standard error."

@@ -1,48 +1,46 @@
-"""Watches the store and keeps the newest versions of every model loaded, checked and answering."""
+"""Watches the store and keeps the versions it asks for loaded, checked and answering."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from flowmodel.artefact.manifest import Manifest
-from flowmodel.artefact.store import ModelStore, PublishedModel
-from flowmodel.errors import ArtefactError
-from service.engines.engine import Draw, Engine, EngineError, EngineUnavailable, ModelKey
+from flowmodel.artefact.serving import Serving
+from flowmodel.artefact.store import ModelStore
+from flowmodel.errors import ArtefactError, ServingError
+from service.engines.engine import Engine, EngineError, ModelKey
 from service.errors import Unavailable
+from service.loading import SelfCheckError, VersionLoader
 from service.metrics import Metrics
 from service.registry import ModelRegistry, ServedModel
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_WARM_UP_CALLS = 3
-"""TorchScript profiles a module on its first calls and compiles it on the next; no request should wait for that."""
-
 _FIRST_RETRY_SECONDS = 1.0
 _LAST_RETRY_SECONDS = 60.0
-
-
-class SelfCheckError(Exception):
-    """A loaded model does not answer what it answered when it was published."""
-
 
 _EXPECTED = (ArtefactError, EngineError, SelfCheckError, OSError, ValueError)
 """What says by itself what is wrong with a version."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Failure:
-    """A version that could not be loaded, and when to try again."""
+class Failure:
+    """A version that could not be loaded, why, and when to try again."""
 
+    reason: str
     attempts: int
     retry_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """What the store has of one model: its versions, and which of them shall answer or why that cannot be told."""
+
+    versions: list[int]
+    serving: Serving | ServingError
 
 
 class StoreWatcher:
@@ -50,7 +48,7 @@ class StoreWatcher:
 
     A version answers only after its files' checksums, the engine's load and its self check have passed; until then, and
     when any of them fails, the versions before it go on answering. A version that leaves is unloaded after the last
-    request that uses it.
+    request that uses it. The same holds for ``serving.json``: while it cannot be read, what answers goes on answering.
 
     Args:
         store: where versions are published.
@@ -63,12 +61,14 @@ class StoreWatcher:
     def __init__(
         self, store: ModelStore, engine: Engine, registry: ModelRegistry, settings: Settings, metrics: Metrics
     ) -> None:
-        self._store = store
-        self._engine = engine
+        self.store = store
+        self._loader = VersionLoader(store, engine, settings, metrics)
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
-        self._failures: dict[ModelKey, _Failure] = {}
+        self._looking = asyncio.Lock()
+        self._failures: dict[ModelKey, Failure] = {}
+        self._problems: dict[str, str] = {}
         self._retiring: dict[ModelKey, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -87,13 +87,14 @@ class StoreWatcher:
             log.exception("looking at the store %s failed", self._settings.store)
 
     async def refresh(self) -> None:
-        """Look at the store once: load what is new, retire what is old or gone."""
-        available = await asyncio.to_thread(self._scan)
-        for name in sorted(available.keys() | set(self._registry.names())):
-            await self._refresh_model(name, available.get(name, []))
-        self._forget_failures(available)
-        self._registry.loading = False
-        self._registry.changed.set()
+        """Look at the store once: load what is new, switch the defaults, retire what is old or gone."""
+        async with self._looking:
+            shelves = await asyncio.to_thread(self._scan)
+            for name in sorted(shelves.keys() | set(self._registry.names())):
+                await self._refresh_model(name, shelves.get(name, _Shelf([], Serving())))
+            self._forget(shelves)
+            self._registry.loading = False
+            self._registry.changed.set()
 
     async def close(self) -> None:
         """Answer what still waits, without waiting for its engine calls."""
@@ -106,132 +107,147 @@ class StoreWatcher:
             if served is not None:
                 await served.close(stopped)
 
-    def _scan(self) -> dict[str, list[int]]:
-        """Versions of every model in the store, newest first."""
-        found = {name: sorted(self._store.versions(name), reverse=True) for name in self._store.names()}
+    def _scan(self) -> dict[str, _Shelf]:
+        """Every model in the store, its versions newest first."""
+        found = {name: self._shelf(name) for name in self.store.names()}
         # A store that went away, even while it was read, looks like an empty one; one that was emptied is still there.
-        if len(self._registry) and not self._store.root.is_dir():
-            raise FileNotFoundError(f"the store {self._store.root} is not there now")
+        if len(self._registry) and not self.store.root.is_dir():
+            raise FileNotFoundError(f"the store {self.store.root} is not there now")
         return found
 
-    async def _refresh_model(self, name: str, versions: list[int]) -> None:
-        """Keep the newest versions that can be loaded, as many as the settings say, and let the others go."""
-        keep: set[ModelKey] = set()
-        for version in versions:
-            if len(keep) == self._settings.loaded_versions:
-                break
-            key = ModelKey(name, version)
-            if key in self._registry or await self._load(key):
-                keep.add(key)
-        for served in self._registry.versions(name):
-            if served.key not in keep:
-                self._retire(served)
-        newest = self._registry.versions(name)
-        self._metrics.set_default(name, newest[0].key.version if newest else None)
+    def _shelf(self, name: str) -> _Shelf:
+        versions = sorted(self.store.versions(name), reverse=True)
+        try:
+            return _Shelf(versions, self.store.serving(name))
+        except ServingError as error:
+            return _Shelf(versions, error)
 
-    async def _load(self, key: ModelKey) -> bool:
-        """Whether a version now answers; one that failed a moment ago is not tried again yet."""
+    async def _refresh_model(self, name: str, shelf: _Shelf) -> None:
+        """Load what the store asks for, switch to it, and let what it does not ask for go."""
+        if isinstance(shelf.serving, ServingError):
+            self._report(name, f"{shelf.serving}; until then what answers now goes on, and nothing new begins")
+            self._retire_all_but(name, {ModelKey(name, version) for version in shelf.versions})
+            return
+        serving, versions = shelf.serving, shelf.versions
+        problems: list[str] = []
+        default = await self._default(name, serving, versions, problems)
+        # At once: the other versions may take their time.
+        self._route(name, default)
+        keep = {default.key} if default is not None else set()
+        for version in serving.servable(versions):
+            if len(keep) >= self._settings.loaded_versions:
+                break
+            if (served := await self._loaded(ModelKey(name, version))) is not None:
+                keep.add(served.key)
+        previous = serving.previous_of(versions) if self._settings.loaded_versions > 1 else None
+        if previous is not None and (served := await self._loaded(ModelKey(name, previous))) is not None:
+            keep.add(served.key)
+        canary = await self._beside(default, serving.canary and serving.canary.version, "canary", problems)
+        shadow = await self._beside(default, serving.shadow, "shadow", problems)
+        keep |= {served.key for served in (canary, shadow) if served is not None}
+        weight = serving.canary.weight if serving.canary is not None else 0.0
+        self._route(name, default, (canary, weight) if canary is not None else None, shadow)
+        self._retire_all_but(name, keep)
+        self._report(name, "; ".join(problems))
+
+    async def _default(
+        self, name: str, serving: Serving, versions: list[int], problems: list[str]
+    ) -> ServedModel | None:
+        """The version to answer requests that name none: the one asked for, or what comes nearest."""
+        if serving.default is not None and serving.default_of(versions) is None:
+            why = "is retired" if serving.default in versions else "is not in the store"
+            problems.append(f"version {serving.default}, which is to answer by default, {why}")
+        present = self._registry.default(name)
+        for version in serving.candidates(versions):
+            served = await self._loaded(ModelKey(name, version))
+            if served is not None:
+                return served
+            if (
+                serving.default is not None
+                and present is not None
+                and present.key.version in serving.servable(versions)
+            ):
+                return present
+        return None
+
+    async def _beside(
+        self, default: ServedModel | None, version: int | None, role: str, problems: list[str]
+    ) -> ServedModel | None:
+        """The canary or shadow of a default version, if it can be loaded and takes the same rows."""
+        if version is None or default is None or version == default.key.version:
+            return None
+        served = await self._loaded(ModelKey(default.key.name, version))
+        if served is None:
+            problems.append(f"version {version}, the {role}, cannot be loaded")
+        elif served.signature != default.signature:
+            problems.append(f"version {version}, the {role}, takes other columns than version {default.key.version}")
+            return None
+        return served
+
+    def _route(
+        self,
+        name: str,
+        default: ServedModel | None,
+        canary: tuple[ServedModel, float] | None = None,
+        shadow: ServedModel | None = None,
+    ) -> None:
+        before = self._registry.default(name)
+        self._registry.route(name, default, canary, shadow)
+        if default is not before and default is not None:
+            log.info("%s answers by default now%s", default.key, f", instead of {before.key}" if before else "")
+        self._metrics.set_default(name, default.key.version if default is not None else None)
+
+    async def _loaded(self, key: ModelKey) -> ServedModel | None:
+        """A version that answers; None if it cannot be loaded, or failed a moment ago and is not tried again yet."""
+        served = self._registry.get(key)
+        if served is not None:
+            return served
         now = asyncio.get_running_loop().time()
         failure = self._failures.get(key)
         if failure is not None and now < failure.retry_at:
-            return False
+            return None
         if key in self._retiring:
             await self._retiring[key]
         try:
-            served = await self._prepare(key)
+            served = await self._loader.load(key)
         except Exception as error:
             # Whatever is wrong with one version must not keep the others from being served.
             attempts = 1 if failure is None else failure.attempts + 1
             wait = min(_FIRST_RETRY_SECONDS * 2 ** (attempts - 1), _LAST_RETRY_SECONDS)
-            self._failures[key] = _Failure(attempts, now + wait)
-            self._metrics.loaded(key.name, ok=False)
             text = str(error) if isinstance(error, _EXPECTED) else f"its manifest cannot be used ({error!r})"
+            self._failures[key] = Failure(text, attempts, now + wait)
+            self._metrics.loaded(key.name, ok=False)
             log.error("%s could not be loaded, trying again in %g s: %s", key, wait, text)
-            return False
+            return None
         self._failures.pop(key, None)
         self._registry.add(served)
         self._metrics.loaded(key.name, ok=True)
         log.info("%s answers now", key)
-        return True
-
-    async def _prepare(self, key: ModelKey) -> ServedModel:
-        """Load one version and see that it answers as it did when it was published."""
-        published = await asyncio.to_thread(self._open, key)
-        await self._engine.load(published)
-        try:
-            manifest = published.manifest
-            await self._self_check(key, manifest)
-            served = ServedModel(key, manifest, self._engine, self._settings, self._metrics)
-            self._metrics.add_version(key, self._engine.name, manifest.dtype, _quantiles(manifest))
-        except BaseException:
-            with contextlib.suppress(EngineError):
-                await self._engine.unload(key)
-            raise
         return served
 
-    def _open(self, key: ModelKey) -> PublishedModel:
-        published = self._store.open(key.name, key.version)
-        published.verify()
-        return published
-
-    async def _self_check(self, key: ModelKey, manifest: Manifest) -> None:
-        """Score the manifest's own rows, which also warms the model up, and compare.
-
-        Raises:
-            SelfCheckError: an answer is further off than the manifest allows.
-        """
-        check = manifest.self_check
-        rows = np.asarray(check["rows"], dtype=np.float64).reshape(-1, manifest.event_size)
-        context = None if check.get("context") is None else np.asarray(check["context"], dtype=np.float64)
-        if len(rows):
-            for _ in range(_WARM_UP_CALLS):
-                answered = await self._engine.log_prob(key, rows, context)
-            off = _largest_difference(answered, np.asarray(check["log_prob"], dtype=np.float64))
-            if not off <= float(check["tolerance"]):
-                raise SelfCheckError(
-                    f"it answers log-densities up to {off:.3g} nats off those in its manifest, where "
-                    f"{float(check['tolerance']):.3g} is allowed; publish it again with this version of torch"
-                )
-        one = None if context is None else context[:1]
-        if context is None or len(context):
-            samples, _ = await self._engine.sample(key, [Draw(0, 0, 1)], one)
-            if samples.shape != (1, manifest.event_size):
-                raise SelfCheckError(f"it draws rows of shape {samples.shape}; (1, {manifest.event_size}) expected")
+    def _retire_all_but(self, name: str, keep: Iterable[ModelKey]) -> None:
+        """Take versions away from new requests, and unload each when the last request is done with it."""
+        for served in self._registry.versions(name):
+            if served.key not in keep:
+                self._retire(served)
 
     def _retire(self, served: ServedModel) -> None:
-        """Take a version away from new requests, and unload it when the last request is done with it."""
         self._registry.remove(served.key)
-        task = asyncio.get_running_loop().create_task(self._unload(served))
+        task = asyncio.get_running_loop().create_task(self._loader.unload(served))
         self._retiring[served.key] = task
         task.add_done_callback(lambda _: self._retiring.pop(served.key, None))
 
-    async def _unload(self, served: ServedModel) -> None:
-        await served.released()
-        try:
-            await self._engine.unload(served.key)
-        except EngineUnavailable:
-            log.info("%s is gone with its engine", served.key)
-        except EngineError as error:
-            log.error("%s could not be unloaded: %s", served.key, error)
-        self._metrics.remove_version(served.key, self._engine.name, served.manifest.dtype)
-        log.info("%s is unloaded", served.key)
+    def _report(self, name: str, problem: str) -> None:
+        """Log what is wrong with a model's choice of versions, once."""
+        if problem and self._problems.get(name) != problem:
+            log.error("%s: %s", name, problem)
+        self._problems[name] = problem
 
-    def _forget_failures(self, available: Mapping[str, list[int]]) -> None:
-        """Versions that left the store need no second attempt."""
+    def _forget(self, shelves: Mapping[str, _Shelf]) -> None:
+        """Versions and models that left the store need no second attempt."""
         self._failures = {
-            key: failure for key, failure in self._failures.items() if key.version in available.get(key.name, [])
+            key: failure
+            for key, failure in self._failures.items()
+            if key.name in shelves and key.version in shelves[key.name].versions
         }
-
-
-def _largest_difference(answered: np.ndarray, published: np.ndarray) -> float:
-    """Largest absolute difference, 0 where both are the same infinity, NaN counting as infinitely far."""
-    if answered.shape != published.shape:
-        return math.inf
-    with np.errstate(invalid="ignore"):
-        difference = np.where(answered == published, 0.0, np.abs(answered.astype(np.float64) - published))
-    return float(np.nan_to_num(difference, nan=math.inf, posinf=math.inf).max(initial=0.0))
-
-
-def _quantiles(manifest: Manifest) -> list[float]:
-    """Quantiles of the held-out log-density; none when the model was published without held-out rows."""
-    return [float(value) for value in (manifest.reference_log_prob or {}).get("log_prob", [])]
+        self._problems = {name: problem for name, problem in self._problems.items() if name in shelves and problem}

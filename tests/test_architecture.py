@@ -33,6 +33,8 @@ SERVICE_MAY_IMPORT = (
     "flowmodel.errors",
     "flowmodel.runtime",
     "flowmodel.artefact.manifest",
+    "flowmodel.artefact.rollout",
+    "flowmodel.artefact.serving",
     "flowmodel.artefact.store",
 )
 

@@ -1,19 +1,24 @@
-"""The model store: ``NAME/VERSION/`` directories that appear in one rename and never change. Standard library only."""
+"""The model store: ``NAME/VERSION/`` directories that appear in one rename and never change.
+
+Beside them ``NAME/serving.json`` says which of them answer. Standard library only.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flowmodel.artefact.manifest import SCORER, Manifest
-from flowmodel.errors import ArtefactError, ManifestError, ModelNotFoundError
+from flowmodel.artefact.serving import SERVING, Serving
+from flowmodel.errors import ArtefactError, ManifestError, ModelNotFoundError, ServingError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _STAGING = ".staging-"
@@ -102,10 +107,7 @@ class ModelStore:
             ModelNotFoundError: there is no such model or version; the text lists what there is.
             ManifestError: its manifest cannot be read, or is of another version than its directory says.
         """
-        versions = self.versions(name)
-        if not versions:
-            present = ", ".join(self.names()) or "none"
-            raise ModelNotFoundError(f"no model {name!r} in {self.root}; models there: {present}")
+        versions = self.check_model(name)
         wanted = versions[-1] if version is None else version
         if wanted not in versions:
             raise ModelNotFoundError(f"model {name!r} has no version {wanted}; its versions: {_listed(versions)}")
@@ -120,6 +122,52 @@ class ModelStore:
                 "directories cannot be renamed or copied by hand, use `flowmodel publish`"
             )
         return PublishedModel(path, manifest)
+
+    def check_model(self, name: str) -> list[int]:
+        """The versions of a model, ascending.
+
+        Raises:
+            ModelNotFoundError: there is no such model; the text lists those there are.
+        """
+        versions = self.versions(name)
+        if not versions:
+            present = ", ".join(self.names()) or "none"
+            raise ModelNotFoundError(f"no model {name!r} in {self.root}; models there: {present}")
+        return versions
+
+    def serving(self, name: str) -> Serving:
+        """Which versions of a model answer.
+
+        Raises:
+            ServingError: its file cannot be read; the text names it.
+        """
+        path = self.root / name / SERVING
+        try:
+            return Serving.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Serving()
+        except (ServingError, OSError, UnicodeDecodeError) as error:
+            raise ServingError(f"{path}: {error}; repair the file, or remove it to serve the newest version") from None
+
+    def change_serving(self, name: str, change: Callable[[Serving], Serving]) -> Serving:
+        """Change which versions of a model answer, in one step that no other change comes between.
+
+        Args:
+            name: a model of the store.
+            change: gets the present choice and returns the new one.
+
+        Raises:
+            ServingError: the present file cannot be read.
+            ArtefactError: the new one cannot be written.
+        """
+        folder = self.root / name
+        try:
+            with _locked(folder):
+                serving = change(self.serving(name))
+                _replace(folder / SERVING, serving.to_json() + "\n")
+        except OSError as error:
+            raise ArtefactError(f"cannot write {folder / SERVING}: {error.strerror or error}") from None
+        return serving
 
     def next_version(self, name: str) -> int:
         """The number that the next version of a model will have.
@@ -197,6 +245,33 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone among those who lock the same folder; a process that dies lets go of it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that readers see the old text or the new, whatever happens meanwhile."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

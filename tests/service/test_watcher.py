@@ -11,6 +11,7 @@ import pytest
 from conftest import Running, Start, publish
 from gates import engine_held, in_background, wait_for_call, wait_until
 
+from flowmodel.artefact.rollout import Rollout
 from service.engines.engine import ModelKey
 
 SLOW = 3600
@@ -159,3 +160,108 @@ async def _retire(service: Running, key: ModelKey) -> None:
     """What a look at the store does with a version that is no longer wanted."""
     watcher = service.service.watcher
     watcher._retire(service.service.registry.resolve(key.name, str(key.version)))
+
+
+def rollout(service: Running, model: str = "wine") -> Rollout:
+    return Rollout(service.service.watcher.store, model)
+
+
+def test_the_default_is_switched_rolled_back_and_followed_again(start: Start, store: Path) -> None:
+    service = start(store, store_poll_seconds=SLOW)
+    rollout(service).default(1)
+    look(service)
+    assert score(service).json()["version"] == "1"
+    assert service.metric("density_model_default_version", model="wine") == 1
+    assert score(service, version="2").json()["version"] == "2", "a version that is named answers all the same"
+    publish(store, "wine", seed=9)
+    look(service)
+    assert score(service).json()["version"] == "1", "a pinned default stays"
+    assert score(service, version="3").json()["version"] == "3"
+    rollout(service).rollback()
+    look(service)
+    assert score(service).json()["version"] == "2"
+    rollout(service).default(None)
+    look(service)
+    assert score(service).json()["version"] == "3"
+    assert loaded(service) == [3, 2]
+
+
+def test_the_version_to_roll_back_to_is_kept_loaded(start: Start, store: Path) -> None:
+    for seed in (7, 8):
+        publish(store, "wine", seed=seed)
+    service = start(store, store_poll_seconds=SLOW)
+    assert loaded(service) == [4, 3]
+    rollout(service).default(1)
+    look(service)
+    assert loaded(service) == [4, 1]
+    rollout(service).default(2)
+    look(service)
+    assert loaded(service) == [4, 2, 1]
+
+
+def test_a_retired_version_answers_no_more(start: Start, store: Path) -> None:
+    service = start(store, store_poll_seconds=SLOW)
+    rollout(service).retire(1)
+    look(service)
+    assert score(service, version="1").status_code == 404
+    rollout(service).retire(2, force=True)
+    look(service)
+    assert score(service).status_code == 404
+    rollout(service).restore(1)
+    look(service)
+    assert score(service).json()["version"] == "1"
+
+
+@pytest.mark.parametrize("text", ["{", '{"format_version": 2}', '{"default": "newest"}'])
+def test_a_choice_that_cannot_be_read_is_named_and_leaves_what_answers(
+    start: Start, store: Path, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = start(store, store_poll_seconds=SLOW)
+    rollout(service).default(1)
+    look(service)
+    choice = (store / "wine" / "serving.json").read_text()
+    (store / "wine" / "serving.json").write_text(text)
+    publish(store, "wine", seed=9)
+    look(service)
+    look(service)
+    assert score(service).json()["version"] == "1"
+    assert loaded(service) == [2, 1]
+    assert caplog.text.count("wine/serving.json: ") == 1, "said once, not at every look"
+    (store / "wine" / "serving.json").write_text(choice)
+    look(service)
+    assert score(service).json()["version"] == "1"
+    assert loaded(service) == [3, 2, 1]
+
+
+def test_a_service_that_begins_with_a_choice_it_cannot_read_serves_the_other_models(start: Start, store: Path) -> None:
+    (store / "wine" / "serving.json").write_text("{")
+    service = start(store, store_poll_seconds=SLOW)
+    assert loaded(service) == []
+    assert loaded(service, "pair") == [1]
+
+
+def test_a_chosen_version_that_is_damaged_leaves_the_one_that_answers(start: Start, store: Path) -> None:
+    service = start(store, store_poll_seconds=SLOW)
+    (store / "wine" / "1" / "scorer.pt").write_bytes(b"?")
+    rollout(service).default(1)
+    assert loaded(service) == [2, 1], "it was loaded before it was damaged"
+    look(service)
+    assert score(service).json()["version"] == "1"
+    publish(store, "wine", seed=9)
+    (store / "wine" / "3" / "scorer.pt").write_bytes(b"?")
+    rollout(service).default(3)
+    look(service)
+    assert score(service).json()["version"] == "1"
+    afresh = start(store, store_poll_seconds=SLOW)
+    assert score(afresh).json()["version"] == "2", "the last default that can be loaded"
+
+
+def test_without_any_default_the_caller_is_told_to_name_a_version(start: Start, store: Path) -> None:
+    (store / "wine" / "serving.json").write_text('{"default": 7}')
+    service = start(store, store_poll_seconds=SLOW)
+    answer = score(service)
+    assert answer.status_code == 503
+    assert "the default version of wine could not be loaded" in answer.json()["error"]["message"]
+    assert score(service, version="2").status_code == 200
+    listed = httpx.get(f"{service.http}/v1/models").json()["models"]
+    assert [(model["name"], model["default_version"]) for model in listed] == [("pair", "1"), ("wine", "")]
