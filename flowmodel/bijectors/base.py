@@ -176,6 +176,11 @@ class Bijector(torch.nn.Module, abc.ABC):
         """Whether the log-determinant is the same for every x; closed forms of entropy and divergence rest on it."""
         return False
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether the map depends on the context it is given; so it is taken to, unless a bijector says otherwise."""
+        return self.context_shape is not None
+
     @abc.abstractmethod
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise ``x[B, D]`` to data ``[B, D]`` and the log-determinant ``[B]`` of that map."""

@@ -144,6 +144,11 @@ class ComposeBijector(Bijector):
         """Whether it is so for every part."""
         return all(part.constant_log_det for part in self.chain)
 
+    @property
+    def reads_context(self) -> bool:
+        """Whether any part does."""
+        return any(part.reads_context for part in self.chain)
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, first part first."""
         log_det = x.new_zeros(x.shape[0])

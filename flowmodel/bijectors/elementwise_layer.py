@@ -47,6 +47,11 @@ class ElementwiseBijector(Bijector):
         """Whether the log-determinant is the same for every x."""
         return self.transformer.constant_log_slope
 
+    @property
+    def reads_context(self) -> bool:
+        """No: a context passes it by."""
+        return False
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data."""
         y, log_slope = self.transformer.push(x.T, self.parameters_of_dims.values.unsqueeze(-1))

@@ -153,6 +153,11 @@ class FixedBijector(Bijector):
         """Whether the function is a straight line."""
         return self.function.straight
 
+    @property
+    def reads_context(self) -> bool:
+        """No: a context passes it by."""
+        return False
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data."""
         return self.function.push(x, context)

@@ -78,6 +78,11 @@ class InvertBijector(Bijector):
         """As of the inner map."""
         return self.inner.constant_log_det
 
+    @property
+    def reads_context(self) -> bool:
+        """As the inner map does."""
+        return self.inner.reads_context
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, by the inner inverse."""
         return self.inner.pull(x, context)

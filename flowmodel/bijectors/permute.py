@@ -72,6 +72,11 @@ class PermuteBijector(VolumePreservingBijector):
         super().__init__(event_shape, context_shape)
         self.register_buffer("permutation", permutation)
 
+    @property
+    def reads_context(self) -> bool:
+        """No: a context passes it by."""
+        return False
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data."""
         return x.index_select(1, self.permutation), x.new_zeros(x.shape[0])

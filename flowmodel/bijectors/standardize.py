@@ -71,6 +71,11 @@ class StandardizeBijector(KeepsFloat64, Bijector):
         """Data are read in float64."""
         return True
 
+    @property
+    def reads_context(self) -> bool:
+        """No: a context passes it by."""
+        return False
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data."""
         y = self.location + self.scale * x.to(torch.float64)

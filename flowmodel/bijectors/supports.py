@@ -194,6 +194,11 @@ class SupportsBijector(KeepsFloat64, Bijector):
         """Data are read in float64."""
         return True
 
+    @property
+    def reads_context(self) -> bool:
+        """No: a context passes it by."""
+        return False
+
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, strictly inside the supports also after rounding to the dtype of the flow."""
         y, log_det = push_columns(x, self.kinds, self.one, self.two, self.cut, self.order, self.place)

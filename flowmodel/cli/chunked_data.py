@@ -9,7 +9,8 @@ import torch
 
 from flowmodel.cli.training_data import Part, PartName, finite_nll, log_prob
 from flowmodel.data import Table, check_enough_rows, check_varied
-from flowmodel.data.parquet_rows import ParquetRows
+from flowmodel.data.parquet_rows import Numbers, ParquetRows
+from flowmodel.data.table import Matrix
 from flowmodel.distributions import Flow
 
 
@@ -41,17 +42,16 @@ class ChunkedData:
     @property
     def features(self) -> Table:
         """A chunk's worth of rows, each as likely as any other, from which supports are guessed."""
-        sample = self._rows.sample(self._rows.chunk_rows)
+        sample, _ = self._rows.sample(self._rows.chunk_rows)
         return Table(self.columns, sample[:, : len(self.columns)], self.source)
 
     def part(self, name: PartName, most: int | None = None) -> Part:
         """Rows of one part, drawn at random; never more than a chunk."""
-        sample = self._parts[name].sample(min(most or self._rows.chunk_rows, self._rows.chunk_rows))
-        return self._split(sample)
+        return self._split(self._sampled(name, most)[0])
 
-    def row_numbers(self, name: PartName, most: int | None = None) -> list[int] | None:
-        """``None``: rows drawn at random do not know their numbers."""
-        return None
+    def row_numbers(self, name: PartName, most: int | None = None) -> list[int]:
+        """Where the rows of :meth:`part` stand in the file, from 1."""
+        return [int(place) + 1 for place in self._sampled(name, most)[1]]
 
     def fit_arguments(self) -> dict[str, Any]:
         """What ``fit`` is to be called with."""
@@ -77,6 +77,9 @@ class ChunkedData:
         largest = np.maximum(np.abs(self._moments.lowest), np.abs(self._moments.highest))
         coarse = largest * torch.finfo(torch.float32).eps > 0.01 * self._moments.deviation
         return [name for name, is_coarse in zip(self._rows.columns, coarse.tolist(), strict=False) if is_coarse]
+
+    def _sampled(self, name: PartName, most: int | None) -> tuple[Matrix, Numbers]:
+        return self._parts[name].sample(min(most or self._rows.chunk_rows, self._rows.chunk_rows))
 
     def _split(self, chunk: Any) -> Part:
         width = len(self.columns)

@@ -52,7 +52,7 @@ class TableData:
         indices = getattr(self._split, name)[:most]
         return Part(self._features.rows[indices], None if self._contexts is None else self._contexts.rows[indices])
 
-    def row_numbers(self, name: PartName, most: int | None = None) -> list[int] | None:
+    def row_numbers(self, name: PartName, most: int | None = None) -> list[int]:
         """Where the rows of :meth:`part` stand in the file, from 1."""
         return [int(index) + 1 for index in getattr(self._split, name)[:most]]
 

@@ -19,6 +19,8 @@ from flowmodel.data.reading import non_finite_problems
 from flowmodel.data.table import Matrix, find_columns
 from flowmodel.errors import DataError
 
+Numbers = npt.NDArray[np.int64]
+
 CHUNK_ROWS = 2**18
 
 
@@ -120,13 +122,14 @@ class ParquetRows:
 
     def chunks(self) -> Iterator[Matrix]:
         """All rows in file order: ``[N, D + C]``, features first."""
-        yield from self._read(range(len(self._starts) - 1), self.chunk_rows)
+        for rows, _ in self._read(range(len(self._starts) - 1), self.chunk_rows):
+            yield rows
 
     def shuffled(self, random: np.random.Generator) -> Iterator[Matrix]:
         """All rows in random order, as pieces ``[N, D + C]`` of at most ``chunk_rows``."""
         buffer: Matrix = np.empty((self.chunk_rows, len(self.all_columns)))
         filled, kept = 0, self.chunk_rows // 2
-        for piece in self._read(random.permutation(len(self._starts) - 1).tolist(), max(1, self.chunk_rows // 8)):
+        for piece, _ in self._read(random.permutation(len(self._starts) - 1).tolist(), max(1, self.chunk_rows // 8)):
             while len(piece):
                 taken = min(len(piece), self.chunk_rows - filled)
                 buffer[filled : filled + taken] = piece[:taken]
@@ -156,17 +159,22 @@ class ParquetRows:
             self._scan = Scan(moments, digest.hexdigest())
         return self._scan
 
-    def sample(self, count: int) -> Matrix:
-        """At most so many of the rows, each as likely as any other; always the same ones."""
+    def sample(self, count: int) -> tuple[Matrix, Numbers]:
+        """At most so many of the rows, each as likely as any other, and their places in the file, counted from 0.
+
+        They are in file order, and always the same ones.
+        """
         rows: Matrix = np.empty((0, len(self.all_columns)))
+        numbers: Numbers = np.empty(0, np.int64)
         keys: Matrix = np.empty(0)
         random = np.random.default_rng(self._seed)
-        for chunk in self.chunks():
-            rows, keys = np.concatenate([rows, chunk]), np.concatenate([keys, random.random(len(chunk))])
+        for chunk, places in self._read(range(len(self._starts) - 1), self.chunk_rows):
+            rows, numbers = np.concatenate([rows, chunk]), np.concatenate([numbers, places])
+            keys = np.concatenate([keys, random.random(len(chunk))])
             if len(rows) > count:
                 smallest = np.sort(np.argpartition(keys, count)[:count])
-                rows, keys = rows[smallest], keys[smallest]
-        return rows
+                rows, numbers, keys = rows[smallest], numbers[smallest], keys[smallest]
+        return rows, numbers
 
     def _part(self, seed: int, low: float, high: float) -> ParquetRows:
         part = ParquetRows(self._path, self.columns, self.context_columns, chunk_rows=self.chunk_rows)
@@ -177,15 +185,17 @@ class ParquetRows:
         # Buffered streams, so that a row group larger than memory is not read as a whole.
         return pq.ParquetFile(self._path, buffer_size=2**20, pre_buffer=False)
 
-    def _read(self, groups: Sequence[int], most: int) -> Iterator[Matrix]:
+    def _read(self, groups: Sequence[int], most: int) -> Iterator[tuple[Matrix, Numbers]]:
+        """The rows of these row groups that belong to this part, and their places in the file."""
         with self._open() as file:
             for group in groups:
                 number = int(self._starts[group])
                 for batch in file.iter_batches(batch_size=most, row_groups=[group], columns=list(self.all_columns)):
                     rows = self._matrix(batch, number)
-                    kept = self._kept(np.arange(number, number + len(rows), dtype=np.uint64))
+                    places = np.arange(number, number + len(rows))
+                    kept = self._kept(places.astype(np.uint64))
                     number += len(rows)
-                    yield rows if kept is None else rows[kept]
+                    yield (rows, places) if kept is None else (rows[kept], places[kept])
 
     def _matrix(self, batch: Any, number: int) -> Matrix:
         rows = np.empty((batch.num_rows, len(self.all_columns)))

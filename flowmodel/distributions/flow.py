@@ -47,7 +47,8 @@ class Flow(KeepsFloat64, WithoutClosedForms):
         ArgumentError: an argument is missing or unknown.
         PlanError: ``bijector`` is not a plan, or ``base_dist`` not a distribution of floating-point numbers.
         DomainError: the noise may lie where the bijector is not defined.
-        ShapeMismatchError: the plan cannot be built for the event shape of the base distribution.
+        ShapeMismatchError: the plan cannot be built for the event shape of the base distribution, or no part of it
+            reads the context that ``context_shape`` announces.
 
     Example:
         >>> import torch, flowmodel.bijectors as bij, flowmodel.distributions as dist
@@ -77,6 +78,12 @@ class Flow(KeepsFloat64, WithoutClosedForms):
         self.context_shape = context_shape_of(context_shape)
         self._context: Tensor | None = None
         self.bijector: Bijector = self.plan.build(base_dist.event_shape, self.context_shape)
+        if self.context_shape is not None and not self.bijector.reads_context:
+            raise ShapeMismatchError(
+                f"Flow: context_shape={tuple(self.context_shape)} given, and no part of {type(self.plan).__name__} "
+                "reads a context; put a layer with a network into the plan, such as bij.AffineAutoregressive(), or leave "
+                "context_shape out"
+            )
         check_support(base_dist, self.bijector.domain)
         self.base = BaseDistribution(base_dist)
         # A list, not a tensor to be looked into: torch.compile and torch.export cannot branch on values.

@@ -81,7 +81,7 @@ class Streamed(Source):
                     torch.from_numpy(values[:width].copy()).to(self.device) for values in (seen.mean, seen.deviation)
                 )
             elif type(part).standardize_ is not Bijector.standardize_:
-                sample = self._pulled(after, self._train.sample(self._train.chunk_rows), generator)
+                sample = self._pulled(after, self._train.sample(self._train.chunk_rows)[0], generator)
                 part.standardize_(sample.rows, sample.context)
             after.append(part)
 

@@ -380,6 +380,13 @@ BUILDING = {
     "a context of size 0": mistake(
         lambda: Flow(base(2), AR(), context_shape=(0,)), PlanError, "context_shape=(0,) given", "above 0"
     ),
+    "a context that nothing reads": mistake(
+        lambda: Flow(base(2), bij.Compose([bij.Affine(), bij.Permute()]), context_shape=(3,)),
+        ShapeMismatchError,
+        "context_shape=(3,) given",
+        "no part of Compose reads a context",
+        "such as bij.AffineAutoregressive()",
+    ),
     "a context shape out of its place": mistake(
         lambda: Flow(base(2), AR(), (3,)), ArgumentError, "validate_args=(3,) given", "context_shape=(3,)"
     ),

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from flows import CASES, PLANS, contexts, normal, trained_flow
+from flows import CASES, PLANS, READING, contexts, normal, trained_flow
 
 import flowmodel
 import flowmodel.bijectors as bij
@@ -53,11 +53,15 @@ def test_scorer_describes_itself_and_needs_no_class_of_ours(tmp_path):
 
 @pytest.mark.parametrize("name", list(PLANS))
 def test_answers_come_in_the_dtype_of_the_model(name, tmp_path):
-    flow = trained_flow(PLANS[name], (3,), (2,), torch.float32)
+    context_shape = (2,) if name in READING else None
+    flow = trained_flow(PLANS[name], (3,), context_shape, torch.float32)
     scorer = torch.jit.load(str(export_scorer(flow, tmp_path / "s.pt")))
-    rows, context = torch.randn(5, 3) + 10, contexts(5, (2,), torch.float32)
+    rows, context = torch.randn(5, 3) + 10, contexts(5, context_shape, torch.float32)
     with torch.no_grad():
-        answers = [scorer.log_prob(rows.to(dtype), context.to(dtype)) for dtype in (torch.float32, torch.float64)]
+        answers = [
+            scorer.log_prob(rows.to(dtype), None if context is None else context.to(dtype))
+            for dtype in (torch.float32, torch.float64)
+        ]
         samples = [scorer.sample(rows.to(dtype), context) for dtype in (torch.float32, torch.float64)]
     assert torch.equal(*answers)
     assert torch.equal(samples[0][0], samples[1][0])

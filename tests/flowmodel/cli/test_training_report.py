@@ -61,8 +61,10 @@ def test_contexts_and_supports_of_a_table_and_of_chunks(tmp_path, table, how):
     assert page.count("<figure>") == 3 + 4
 
 
-def test_a_row_is_called_by_its_number_in_the_file(tmp_path, table):
-    run = train(table, "--columns", "share,price", "--positive", "price", "--test", 0.8, "--store", tmp_path)
+@pytest.mark.parametrize("how", [(), ("--chunk-rows", 512)], ids=["table", "chunks"])
+def test_a_row_is_called_by_its_number_in_the_file(tmp_path, table, how):
+    chosen = ("--columns", "share,price", "--positive", "price", "--test", 0.8)
+    run = train(table, *chosen, "--store", tmp_path, *how)
     assert run.exit_code == 0, run.output
     least = re.search(r"Least likely held-out rows.*?<tbody>\s*<tr>(.*?)</tr>", page_of(tmp_path), re.DOTALL).group(1)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", least)

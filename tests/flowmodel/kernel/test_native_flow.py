@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from flows import PLANS, contexts, trained_flow
+from flows import PLANS, READING, contexts, trained_flow
 
 import flowmodel.bijectors as bij
 import flowmodel.parameters as params
@@ -53,10 +53,12 @@ def numpy(tensor):
     return None if tensor is None else tensor.numpy()
 
 
-@pytest.mark.parametrize("context_shape", [None, (3,)])
 @pytest.mark.parametrize("size", [1, 5])
-@pytest.mark.parametrize("name", COVERED)
-def test_float64_answers_are_those_of_the_eager_flow(name, size, context_shape):
+@pytest.mark.parametrize(
+    ("name", "context_shape"),
+    [(name, shape) for name in COVERED for shape in (None, (3,)) if not shape or name in READING],
+)
+def test_float64_answers_are_those_of_the_eager_flow(name, context_shape, size):
     flow, rows, context = flow_rows_context(PLANS[name], size, context_shape, torch.float64)
     native = NativeFlow(scorer_of(flow))
     with torch.no_grad():

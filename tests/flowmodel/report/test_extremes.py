@@ -67,7 +67,7 @@ def test_a_row_outside_its_support_is_named_with_that_column():
 
 
 def test_contexts_go_with_their_rows():
-    flow = dist.Flow(normal((2,)), bij.Affine(), context_shape=(1,))
+    flow = dist.Flow(normal((2,)), bij.AffineAutoregressive(), context_shape=(1,))
     rows = np.random.default_rng(0).standard_normal((50, 2))
     rows[9, 1] = 20.0
     evidence = gather(flow, rows, context=np.arange(50.0)[:, None])
