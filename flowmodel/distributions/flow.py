@@ -81,8 +81,8 @@ class Flow(KeepsFloat64, WithoutClosedForms):
         if self.context_shape is not None and not self.bijector.reads_context:
             raise ShapeMismatchError(
                 f"Flow: context_shape={tuple(self.context_shape)} given, and no part of {type(self.plan).__name__} "
-                "reads a context; put a layer with a network into the plan, such as bij.AffineAutoregressive(), or leave "
-                "context_shape out"
+                "reads a context; put a layer with a network into the plan, such as bij.AffineAutoregressive(), or "
+                "leave context_shape out"
             )
         check_support(base_dist, self.bijector.domain)
         self.base = BaseDistribution(base_dist)
