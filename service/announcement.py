@@ -17,16 +17,18 @@ def ready_text(service: Service, ports: Ports) -> str:
 
     Where tokens are asked for, the calls take one from the variable ``DENSITY_TOKEN``.
     """
+    tls = service.settings.tls_certificate is not None
+    scheme = "https" if tls else "http"
     token = service.settings.token_file is not None
     host = _host(service.settings.host)
     models = ", ".join(f"{name}/{service.registry.resolve(name).key.version}" for name in service.registry.names())
     served = service.registry.resolve(service.registry.names()[0])
     return "\n".join(
         (
-            f"Ready: {models} by {service.engine.name}, gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http}, "
-            f"documentation http://{host}:{ports.http}/docs",
-            f"  {curl_call(served, f'http://{host}:{ports.http}', token=token)}",
-            f"  {grpc_call(served, f'{host}:{ports.grpc}', token=token)}",
+            f"Ready: {models} by {service.engine.name}, gRPC {host}:{ports.grpc}, HTTP {scheme}://{host}:{ports.http}, "
+            f"documentation {scheme}://{host}:{ports.http}/docs",
+            f"  {curl_call(served, f'{scheme}://{host}:{ports.http}', token=token)}",
+            f"  {grpc_call(served, f'{host}:{ports.grpc}', token=token, tls=tls)}",
         )
     )
 
@@ -52,14 +54,13 @@ def curl_call(served: ServedModel, address: str, *, token: bool = False) -> str:
     )
 
 
-def grpc_call(served: ServedModel, target: str, *, token: bool = False) -> str:
+def grpc_call(served: ServedModel, target: str, *, token: bool = False, tls: bool = False) -> str:
     """A shell command that scores the same row over gRPC, with the interpreter that the service runs in."""
     arguments = [repr(served.key.name), str([_row(served, "rows", served.signature.event_size)])]
     if served.signature.context_shape is not None:
         arguments.append(str([_row(served, "context", served.signature.context_size)]))
-    imports, client = "", repr(target)
-    if token:
-        imports, client = "import os; ", f"{target!r}, token=os.environ['DENSITY_TOKEN']"
+    imports = "import os; " if token else ""
+    client = repr(target) + (", token=os.environ['DENSITY_TOKEN']" if token else "") + (", tls=True" if tls else "")
     program = (
         f"{imports}from service.client import DensityClient; "
         f"print(DensityClient({client}).log_prob({', '.join(arguments)}))"

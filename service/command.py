@@ -16,6 +16,7 @@ from prometheus_client import disable_created_metrics
 from service.announcement import ready_text, waiting_text
 from service.engines.engine import EngineError
 from service.errors import PortTakenError
+from service.security.certificates import CertificateError
 from service.security.tokens import TokenFileError
 from service.service import Ports, Service
 from service.settings import PREFIX, Settings, SettingsError, load_settings
@@ -72,7 +73,7 @@ def serve(context: click.Context, /, config: Path | None, **options: Any) -> Non
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings))
-    except (PortTakenError, EngineError, TokenFileError) as error:
+    except (PortTakenError, EngineError, TokenFileError, CertificateError) as error:
         raise click.ClickException(str(error)) from None
 
 

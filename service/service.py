@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.registry import ModelRegistry
 from service.rpc.server import RpcServer
 from service.security.admission import Admission, is_loopback
+from service.security.certificates import Certificates
 from service.settings import Settings
 from service.watcher import StoreWatcher
 from service.web.server import WebServer
@@ -59,8 +60,9 @@ class Service:
         self.gateway = Gateway(settings, self.engine, self.registry, self.metrics)
         self.watcher = StoreWatcher(ModelStore(settings.store), self.engine, self.registry, settings, self.metrics)
         admission = Admission(settings, self.metrics)
-        self._rpc = RpcServer(self.gateway, settings, admission)
-        self._web = WebServer(self.gateway, settings, admission)
+        certificates = Certificates.from_settings(settings)
+        self._rpc = RpcServer(self.gateway, settings, admission, certificates)
+        self._web = WebServer(self.gateway, settings, admission, certificates)
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = asyncio.Event()
         self._ready = asyncio.Event()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 PREFIX = "FLOWMODEL_"
@@ -47,6 +47,15 @@ class Settings(BaseSettings):
 
     token_file: Path | None = Field(
         None, description="File of the tokens that callers must present, made by `flowmodel token new`; without, none."
+    )
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of the certificate that both servers present; without, they speak plain text."
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the private key of tls_certificate, not encrypted.")
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file of the authorities one of which must have signed a client's certificate; without, "
+        "clients need none.",
     )
 
     threads: int = Field(
@@ -114,6 +123,21 @@ class Settings(BaseSettings):
     def _host_and_port(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r".+:\d{1,5}", value):
             raise ValueError("must be host:port, as 127.0.0.1:7070")
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _key_and_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("tls_certificate") is None):
+            missing = "tls_certificate" if value is not None else "tls_key"
+            raise ValueError(f"{missing} is missing; TLS needs tls_certificate and tls_key")
+        return value
+
+    @field_validator("tls_client_ca")
+    @classmethod
+    def _client_ca_with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_certificate") is None:
+            raise ValueError("tls_certificate is missing; client certificates are asked for in TLS alone")
         return value
 
     @classmethod
@@ -192,6 +216,8 @@ def _explain(item: Any, given: Mapping[str, Any], config: Path | None) -> str:
         source = "--" + name.replace("_", "-")
     elif variable in os.environ:
         source = variable
+    elif config is None or item["input"] is None:
+        source = name
     else:
         source = f"{name} in {config}"
     text = item["msg"].removeprefix("Value error, ")

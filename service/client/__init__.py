@@ -20,8 +20,10 @@ from service.client.errors import (
 )
 from service.client.messages import ModelInfo, RowError, Samples, Scores, VersionInfo
 from service.client.synchronous import DensityClient
+from service.client.tls import TLS
 
 __all__ = [
+    "TLS",
     "AsyncDensityClient",
     "DeadlineExceededError",
     "DensityClient",

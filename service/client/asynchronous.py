@@ -25,6 +25,7 @@ from service.client.messages import (
     model_info,
     score_calls,
 )
+from service.client.tls import TLS, channel_security
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1.density_service_pb2_grpc import DensityServiceStub
 
@@ -36,7 +37,8 @@ class AsyncDensityClient:
         target: ``host:port``, or any gRPC target.
         timeout: seconds allowed for each call, retries included; ``None`` for no limit of the client's own.
         token: what ``flowmodel token new`` printed, where the service asks for one.
-        credentials: channel credentials for TLS; ``None`` speaks plain text.
+        tls: ``True`` for TLS with the usual authorities, or a :class:`~service.client.TLS`; plain text without.
+        credentials: channel credentials of another kind, instead of ``tls``.
     """
 
     def __init__(
@@ -45,14 +47,17 @@ class AsyncDensityClient:
         *,
         timeout: float | None = 60.0,
         token: str | None = None,
+        tls: TLS | bool = False,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self.timeout = timeout
         self._metadata = call_metadata(token)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, channel_options())
+        chosen, options = channel_security(tls, credentials)
+        options += channel_options()
+        if chosen is None:
+            self._channel = grpc.aio.insecure_channel(target, options)
         else:
-            self._channel = grpc.aio.secure_channel(target, credentials, channel_options())
+            self._channel = grpc.aio.secure_channel(target, chosen, options)
         self._stub: Any = DensityServiceStub(self._channel)
 
     async def log_prob(

@@ -13,6 +13,7 @@ from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
 from service.rpc.gate import Gate
 from service.rpc.servicer import DensityServicer
 from service.security.admission import Admission
+from service.security.certificates import Certificates, Identity
 from service.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DensityService"].full_name
@@ -30,9 +31,13 @@ class RpcServer:
         gateway: answers.
         settings: address and limits.
         admission: who may call.
+        certificates: for TLS; None speaks plain text.
     """
 
-    def __init__(self, gateway: Gateway, settings: Settings, admission: Admission) -> None:
+    def __init__(
+        self, gateway: Gateway, settings: Settings, admission: Admission, certificates: Certificates | None = None
+    ) -> None:
+        self._certificates = certificates
         self._gateway = gateway
         self._host = settings.host
         self._port = settings.grpc_port
@@ -62,7 +67,7 @@ class RpcServer:
         """
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            port = self._server.add_insecure_port(f"{host}:{self._port}")
+            port = self._add_port(f"{host}:{self._port}")
         except RuntimeError:
             raise PortTakenError(
                 f"cannot listen for gRPC on {host}:{self._port}: the port is in use or the address not this machine's; "
@@ -72,6 +77,17 @@ class RpcServer:
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()
         return int(port)
+
+    def _add_port(self, address: str) -> int:
+        if self._certificates is None:
+            return int(self._server.add_insecure_port(address))
+        certificates = self._certificates
+        credentials = grpc.dynamic_ssl_server_credentials(
+            _configuration(certificates.identity()),
+            lambda: _configuration(certificates.identity()),
+            require_client_authentication=certificates.mutual,
+        )
+        return int(self._server.add_secure_port(address, credentials))
 
     async def report_health(self) -> None:
         """Tell those who watch whether a model can be asked now."""
@@ -86,3 +102,7 @@ class RpcServer:
     async def stop(self, grace: float) -> None:
         """Take no more calls, and end those that are not done after ``grace`` seconds."""
         await self._server.stop(grace)
+
+
+def _configuration(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(identity.key, identity.chain)], identity.client_ca)

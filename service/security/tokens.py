@@ -20,6 +20,7 @@ from pathlib import Path
 
 from service.errors import Unauthenticated
 from service.security.caller import SCOPES, Caller
+from service.security.stamp import file_stamp
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class TokenFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._tokens = read_tokens(path)
         if not self._tokens:
             raise TokenFileError(f"{path} holds no token, so nobody could call: make one with `flowmodel token new`")
@@ -133,7 +134,7 @@ class TokenFile:
         return Caller(found.name, found.scopes)
 
     def _refresh(self) -> None:
-        stamp = _stamp(self.path)
+        stamp = file_stamp(self.path)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -227,15 +228,6 @@ def _replace(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise TokenFileError(f"cannot write the tokens to {path}: {error.strerror or error}") from None
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What differs when a file was changed or put in another one's place; None while there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _digest(secret: str) -> bytes:

@@ -14,6 +14,7 @@ import uvicorn
 from service.errors import PortTakenError
 from service.gateway import Gateway
 from service.security.admission import Admission
+from service.security.certificates import Certificates
 from service.settings import Settings
 from service.web.app import WebApp
 from service.web.gate import Gate
@@ -34,25 +35,30 @@ class WebServer:
         gateway: answers.
         settings: address and how long to drain.
         admission: who may call.
+        certificates: for TLS; None speaks plain text.
     """
 
-    def __init__(self, gateway: Gateway, settings: Settings, admission: Admission) -> None:
+    def __init__(
+        self, gateway: Gateway, settings: Settings, admission: Admission, certificates: Certificates | None = None
+    ) -> None:
         self._settings = settings
         self.app = WebApp(gateway).app
-        self._server = _QuietServer(
-            uvicorn.Config(
-                Gate(self.app, admission),
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                # Callers are told apart by the address they really have, not by one that they write into a header.
-                proxy_headers=False,
-                timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
-            )
+        config = uvicorn.Config(
+            Gate(self.app, admission),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            # Callers are told apart by the address they really have, not by one that they write into a header.
+            proxy_headers=False,
+            timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
         )
+        config.load()
+        if certificates is not None:
+            config.ssl = certificates.server_context()
+        self._server = _QuietServer(config)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
