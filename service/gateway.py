@@ -25,6 +25,7 @@ from service.metrics import Metrics, Request
 from service.registry import DrawPayload, ModelRegistry, ScorePayload, ServedModel
 from service.security.caller import CALLER
 from service.settings import Settings
+from service.shadow import ShadowScorer
 from service.signature import MAX_ROW_ERRORS
 from service.tensors import FloatArray
 
@@ -70,6 +71,7 @@ class Gateway:
         self.registry = registry
         self.metrics = metrics
         self.draining = False
+        self.shadows = ShadowScorer(registry, metrics, settings.default_timeout_seconds)
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -99,7 +101,7 @@ class Gateway:
         if self.draining:
             self.metrics.rejected("draining")
             raise Unavailable("DRAINING", "the service is stopping; ask another one", retry_after_seconds=1.0)
-        served = self.registry.resolve(model, version)
+        served = self.registry.resolve(model, version, request.affinity)
         request.model, request.version = served.key.name, str(served.key.version)
         self._active += 1
         self._idle.clear()
@@ -206,6 +208,7 @@ class Gateway:
         with _engine_errors():
             (log_prob,) = await served.log_prob.submit(len(rows), ScorePayload(rows, context), deadline)
         served.log_prob_metrics.computed(len(rows))
+        self.shadows.offer(served, rows, context, log_prob)
         return log_prob
 
     def _require(self, scope: str) -> None:

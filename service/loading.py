@@ -15,6 +15,7 @@ from service.engines.engine import Draw, Engine, EngineError, EngineUnavailable,
 from service.metrics import Metrics
 from service.registry import ServedModel
 from service.settings import Settings
+from service.tensors import differences
 
 log = logging.getLogger(__name__)
 
@@ -102,12 +103,10 @@ class VersionLoader:
 
 
 def _largest_difference(answered: np.ndarray, published: np.ndarray) -> float:
-    """Largest absolute difference, 0 where both are the same infinity, NaN counting as infinitely far."""
+    """Largest absolute difference, infinite where the shapes differ."""
     if answered.shape != published.shape:
         return math.inf
-    with np.errstate(invalid="ignore"):
-        difference = np.where(answered == published, 0.0, np.abs(answered.astype(np.float64) - published))
-    return float(np.nan_to_num(difference, nan=math.inf, posinf=math.inf).max(initial=0.0))
+    return float(differences(answered, published).max(initial=0.0))
 
 
 def _quantiles(manifest: Manifest) -> list[float]:

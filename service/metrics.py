@@ -26,6 +26,7 @@ OTHER = "_OTHER"
 
 METHODS = ("LogProb", "Sample", "GetModel", "ListModels")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_DIFFERENCES = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 100.0)
 _ROWS = tuple(float(2**power) for power in range(0, 15, 2))
 
 
@@ -38,12 +39,14 @@ class Request:
         model: label of the model.
         version: label of the version.
         code: name of the gRPC status code it ended with.
+        affinity: what stays the same when the request is repeated, its id or its seed; empty when it has neither.
     """
 
     method: str
     model: str = OTHER
     version: str = ""
     code: str = "OK"
+    affinity: str = ""
 
 
 class Metrics:
@@ -86,6 +89,18 @@ class Metrics:
         self._default = self._gauge("model_default_version", "Version that answers when none is named.", "model")
         self._log_prob = LogProbHistogram()
         self.registry.register(self._log_prob)
+        self._shadow_rows = self._counter(
+            "shadow_rows",
+            "Rows for the shadow version: same or different, dropped or failed.",
+            "model",
+            "version",
+            "result",
+        )
+        self._shadow_differences = LogProbHistogram(
+            "density_shadow_difference_nats",
+            "How far the shadow version's log-densities are from those answered, in nats.",
+        )
+        self.registry.register(self._shadow_differences)
         self._settled: dict[tuple[str, str, str, str], Callable[[], None]] = {}
         self._timed: dict[tuple[str, str], Callable[[float], None]] = {}
         for reason in (
@@ -151,6 +166,24 @@ class Metrics:
         if bad_rows:
             self._row_errors.labels(key.name, str(key.version)).inc(bad_rows)
 
+    def compared(self, shadow: ModelKey, differences: FloatArray, tolerance: float) -> None:
+        """Rows were scored by a shadow version too.
+
+        Args:
+            shadow: which one.
+            differences: absolute differences ``[N]`` from what was answered, in nats.
+            tolerance: what rounding explains.
+        """
+        different = int((differences > tolerance).sum())
+        for result, rows in (("same", len(differences) - different), ("different", different)):
+            self._shadow_rows.labels(shadow.name, str(shadow.version), result).inc(rows)
+        self._shadow_differences.add_once(shadow, _DIFFERENCES)
+        self._shadow_differences.observe(shadow, differences)
+
+    def not_compared(self, shadow: ModelKey, result: str, rows: int) -> None:
+        """Rows that a shadow version did not answer: ``"dropped"`` for lack of time, ``"failed"``."""
+        self._shadow_rows.labels(shadow.name, str(shadow.version), result).inc(rows)
+
     def add_version(self, key: ModelKey, engine: str, dtype: str, reference: Sequence[float]) -> None:
         """A version answers from now on.
 
@@ -176,6 +209,7 @@ class Metrics:
         for method in ("LogProb", "Sample"):
             self._queue_rows.remove(method, key.name, str(key.version))
         self._log_prob.remove(key)
+        self._shadow_differences.remove(key)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type, by an Accept header."""
@@ -235,15 +269,30 @@ class LogProbHistogram(Collector):
     The bounds are the quantiles of the version's held-out rows, so that a bucket's share of the traffic can be read
     against the share it had when the model was published. A log-density is usually negative, so there is no sum, as
     OpenMetrics asks; minus infinity falls into the lowest bucket.
+
+    Args:
+        name: of the metric.
+        text: what it says.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        name: str = "density_log_prob",
+        text: str = "Log-densities answered, in nats, by quantiles of held-out rows.",
+    ) -> None:
+        self._name = name
+        self._text = text
         self._counts: dict[ModelKey, tuple[np.ndarray, np.ndarray]] = {}
 
     def add(self, key: ModelKey, bounds: Sequence[float]) -> None:
         """Begin a version's histogram with these upper bounds, in any order, repeated or not."""
         finite = np.unique([bound for bound in bounds if np.isfinite(bound)])
         self._counts[key] = (finite, np.zeros(len(finite) + 1, dtype=np.int64))
+
+    def add_once(self, key: ModelKey, bounds: Sequence[float]) -> None:
+        """Begin a version's histogram unless it has one."""
+        if key not in self._counts:
+            self.add(key, bounds)
 
     def remove(self, key: ModelKey) -> None:
         """End a version's histogram."""
@@ -272,7 +321,7 @@ class LogProbHistogram(Collector):
 
     def _family(self) -> HistogramMetricFamily:
         return HistogramMetricFamily(
-            "density_log_prob",
-            "Log-densities answered, in nats, by quantiles of held-out rows.",
+            self._name,
+            self._text,
             labels=["model", "version"],
         )

@@ -86,6 +86,19 @@ class ServedModel:
             if not self._leases:
                 self._released.set()
 
+    @property
+    def tolerance(self) -> float:
+        """How far a log-density may be from the published one by rounding, in nats."""
+        return float(self.manifest.self_check.get("tolerance", 0.0))
+
+    async def score(self, rows: FloatArray, context: FloatArray | None) -> FloatArray:
+        """Log-densities ``[N]`` by an engine call of their own, past the queue of requests.
+
+        Raises:
+            EngineError: as the engine's ``log_prob``.
+        """
+        return await self._engine.log_prob(self.key, rows, context)
+
     async def released(self) -> None:
         """Wait until no request uses the version."""
         await self._released.wait()

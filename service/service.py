@@ -108,6 +108,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.gateway.shadows.close()
         await self.watcher.close()
         await self.engine.close()
 

@@ -21,6 +21,18 @@ _DTYPES: dict[int, np.dtype[np.float32] | np.dtype[np.float64]] = {
 _DATA_TYPES = {"f4": pb.DATA_TYPE_FLOAT32, "f8": pb.DATA_TYPE_FLOAT64}
 
 
+def differences(a: FloatArray, b: FloatArray) -> NDArray[np.float64]:
+    """Absolute difference of each pair, 0 where both are the same infinity, infinite where one is NaN.
+
+    Example:
+        >>> differences(np.array([1.0, -np.inf, np.nan]), np.array([1.5, -np.inf, 0.0]))
+        array([0.5, 0. , inf])
+    """
+    with np.errstate(invalid="ignore"):
+        found = np.where(a == b, 0.0, np.abs(a.astype(np.float64) - b.astype(np.float64)))
+    return np.nan_to_num(found, nan=np.inf, posinf=np.inf)
+
+
 def data_type(dtype: np.dtype[Any]) -> pb.DataType.ValueType:
     """The wire's name of a numpy float type."""
     return _DATA_TYPES[f"f{dtype.itemsize}"]

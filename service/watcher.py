@@ -96,6 +96,11 @@ class StoreWatcher:
             self._registry.loading = False
             self._registry.changed.set()
 
+    async def idle(self) -> None:
+        """Wait until every version that left is unloaded."""
+        while self._retiring:
+            await asyncio.wait(list(self._retiring.values()))
+
     async def close(self) -> None:
         """Answer what still waits, without waiting for its engine calls."""
         for task in self._retiring.values():

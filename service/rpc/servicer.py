@@ -49,6 +49,8 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
     async def Sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
         """Samples of a model."""
         async with self._request("Sample", context) as account:
+            if request.HasField("seed"):
+                account.affinity = f"seed {request.seed}"
             with self._gateway.open(account, request.model, request.version) as served:
                 drawn = await self._gateway.sample(
                     served,
@@ -88,6 +90,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
         """Account for one call; a service error in it ends the call with its rich status."""
         try:
             with self._gateway.metrics.request(method) as account:
+                account.affinity = _request_id(context)
                 try:
                     async with answering(account):
                         yield account
@@ -101,3 +104,11 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
 
     def _deadline(self, context: Context) -> float:
         return self._gateway.deadline(context.time_remaining())
+
+
+def _request_id(context: Context) -> str:
+    """What the caller calls this request; empty if nothing."""
+    for name, value in context.invocation_metadata() or ():
+        if name == "x-request-id":
+            return value if isinstance(value, str) else value.decode("latin-1")
+    return ""

@@ -97,7 +97,8 @@ class WebApp:
 
     async def _sample(self, request: Request) -> Response:
         async with self._request("Sample", request) as (account, answer):
-            with self._open(account, request) as served:
+            with contextlib.ExitStack() as opened:
+                served = opened.enter_context(self._open(account, request))
                 deadline = self._gateway.deadline(timeout_seconds(request))
                 body_format = request_format(request)
                 if not isinstance(body_format, JsonFormat):
@@ -106,6 +107,11 @@ class WebApp:
                 answers_in = answer_format(request, body_format)
                 body = await read_body(request, self._gateway.settings.max_request_bytes, deadline)
                 order = read_object(body, {"count", "seed", "start", "context", "with_log_prob"})
+                seed = _whole(order, "seed") if order.get("seed") is not None else None
+                if seed is not None:
+                    # What a repeated request would say again is known only now.
+                    account.affinity = f"seed {seed}"
+                    served = opened.enter_context(self._open(account, request))
                 context = order.get("context")
                 with_log_prob = _truth(order, "with_log_prob")
                 drawn = await _while_connected(
@@ -113,7 +119,7 @@ class WebApp:
                     self._gateway.sample(
                         served,
                         count=_whole(order, "count"),
-                        seed=_whole(order, "seed") if order.get("seed") is not None else None,
+                        seed=seed,
                         context=None if context is None else numbers(context, "context", served.signature.context_size),
                         deadline=deadline,
                         start=_whole(order, "start") if "start" in order else 0,
@@ -162,6 +168,7 @@ class WebApp:
         answer = _Answer()
         try:
             with self._gateway.metrics.request(method) as account:
+                account.affinity = request.headers.get("x-request-id", "")
                 async with answering(account):
                     yield account, answer
         except ServiceError as error:

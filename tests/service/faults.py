@@ -20,6 +20,7 @@ class FaultyEngine(InProcessEngine):
         check: called with the rows of each call; what it raises is the call's outcome.
         calls: how many rows each call had.
         fail_to_load: versions that cannot be loaded.
+        held: the versions whose calls wait at the gate and meet the check; None for all.
     """
 
     def __init__(self, threads: int) -> None:
@@ -30,6 +31,7 @@ class FaultyEngine(InProcessEngine):
         self.check: Callable[[np.ndarray], None] = lambda rows: None
         self.calls: list[int] = []
         self.fail_to_load: set[ModelKey] = set()
+        self.held: set[ModelKey] | None = None
         self.sick = False
 
     @property
@@ -43,13 +45,15 @@ class FaultyEngine(InProcessEngine):
 
     async def log_prob(self, key, rows, context):
         self.calls.append(len(rows))
-        await self._pass()
-        self.check(rows)
+        if self.held is None or key in self.held:
+            await self._pass()
+            self.check(rows)
         return await super().log_prob(key, rows, context)
 
     async def sample(self, key, draws, context):
         self.calls.append(sum(draw.count for draw in draws))
-        await self._pass()
+        if self.held is None or key in self.held:
+            await self._pass()
         return await super().sample(key, draws, context)
 
     async def _pass(self) -> None:
