@@ -25,7 +25,7 @@ setup(
         Extension(
             f"flowmodel.kernel.walk_{name}",
             sources=["flowmodel/kernel/flow.cpp"],
-            depends=["flowmodel/kernel/lanes.hpp", "flowmodel/kernel/layer.hpp", "flowmodel/kernel/walk.hpp"],
+            depends=[f"flowmodel/kernel/{name}.hpp" for name in ("lanes", "transformer", "layer", "walk", "part")],
             extra_compile_args=[*FLAGS, *flags],
             language="c++",
             optional=True,

@@ -31,24 +31,10 @@
 
 namespace {
 #include "lanes.hpp"
+#include "transformer.hpp"
 #include "layer.hpp"
 #include "walk.hpp"
-
-enum Kind { permute, affine, autoregressive };
-
-template <typename T> struct Part {
-  Kind kind;
-  std::vector<int> permutation;  // data[i] = noise[permutation[i]]
-  std::vector<T> shift, log_scale;
-  T log_det = 0;
-  std::unique_ptr<Layer<T>> layer;
-};
-
-// A tile of rows, feature-major: feature f of row r at [f * rows + r].
-template <typename T> struct Tile {
-  int rows;
-  Numbers<T> value, swap, log_det, context, work;
-};
+#include "part.hpp"
 
 struct Flow {
   const int dims, context_size;
@@ -57,9 +43,11 @@ struct Flow {
   Flow(int dims, int context_size) : dims(dims), context_size(context_size) {}
   virtual ~Flow() = default;
   virtual void add_permutation(const int64_t* places) = 0;
-  virtual void add_affine(const void* shift, const void* log_scale) = 0;
-  virtual void add_layer(int solves_in_pull, int activation, int scale, const int64_t* order) = 0;
-  virtual void set_clamp(double low, double high) = 0;
+  virtual void add_elementwise(int inverted) = 0;
+  virtual void add_autoregressive(int inverted, int activation, const int64_t* order) = 0;
+  virtual void set_affine(int scale, int clamps, double low, double high) = 0;
+  virtual void set_spline(int linear, int bins, double bound, double slope_shift) = 0;
+  virtual void set_values(const void* values) = 0;
   virtual void add_linear(int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) = 0;
   virtual void set_context(const void* weight) = 0;
   virtual void set_skip(const void* weight) = 0;
@@ -70,67 +58,73 @@ struct Flow {
 
 template <typename T> struct FlowOf final : Flow {
   using Flow::Flow;
-  std::vector<Part<T>> parts;  // from noise to data
+  std::vector<std::unique_ptr<Part<T>>> parts;  // from noise to data
+  Transforming<T>* transforming = nullptr;      // what was added last, whatever it is
+  Elementwise<T>* elementwise = nullptr;
+  Autoregressive<T>* autoregressive = nullptr;
   std::vector<T> base_location, base_scale;
   T log_normaliser = 0, standard_log_det = 0;
 
   static constexpr int lanes = Lanes<T>::count;
-  static constexpr int tile_rows = 4 * lanes;
+  static constexpr int tile_rows = 256 / sizeof(T);
 
-  void add_permutation(const int64_t* places) override {
-    Part<T> part{permute};
-    part.permutation.assign(places, places + dims);
-    parts.push_back(std::move(part));
+  void add_permutation(const int64_t* places) override { parts.push_back(std::make_unique<Permutation<T>>(places, dims)); }
+
+  template <typename Added> Added* add_transforming(int inverted) {
+    Added* added = new Added;
+    parts.emplace_back(added);
+    transforming = added;
+    added->inverted = inverted;
+    return added;
   }
 
-  void add_affine(const void* shift, const void* log_scale) override {
-    Part<T> part{affine};
-    part.shift.assign((const T*)shift, (const T*)shift + dims);
-    part.log_scale.assign((const T*)log_scale, (const T*)log_scale + dims);
-    for (T s : part.log_scale) part.log_det += s;
-    parts.push_back(std::move(part));
+  void add_elementwise(int inverted) override { elementwise = add_transforming<Elementwise<T>>(inverted); }
+
+  void add_autoregressive(int inverted, int activation, const int64_t* order) override {
+    autoregressive = add_transforming<Autoregressive<T>>(inverted);
+    autoregressive->layer.activation = activation;
+    autoregressive->set_order(order, dims);
   }
 
-  void add_layer(int solves_in_pull, int activation, int scale_fn, const int64_t* order) override {
-    Part<T> part{autoregressive};
-    part.layer = std::make_unique<Layer<T>>();
-    Layer<T>& layer = *part.layer;
-    layer.solves_in_pull = solves_in_pull;
-    layer.dims = dims;
-    layer.activation = activation;
-    layer.scale = scale_fn;
-    layer.order.assign(order, order + dims);
-    for (int d = 0; d < dims; d++) layer.natural &= layer.order[d] == d;
-    parts.push_back(std::move(part));
+  void set_affine(int scale_fn, int clamps, double low, double high) override {
+    Transformer<T>& f = transforming->transformer;
+    f.scale = scale_fn;
+    f.clamps = clamps;
+    f.low = (T)low;
+    f.high = (T)high;
   }
 
-  void set_clamp(double low, double high) override {
-    Layer<T>& layer = *parts.back().layer;
-    layer.clamps = true;
-    layer.low = (T)low;
-    layer.high = (T)high;
+  void set_spline(int linear, int bins, double bound, double slope_shift) override {
+    Transformer<T>& f = transforming->transformer;
+    f.form = linear ? linear_spline : quadratic_spline;
+    f.size = linear ? 4 * bins - 1 : 3 * bins - 1;
+    f.bins = bins;
+    f.bound = (T)bound;
+    f.slope_shift = (T)slope_shift;
   }
+
+  void set_values(const void* values) override { elementwise->set_values((const T*)values, dims); }
 
   void add_linear(int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) override {
-    Layer<T>& layer = *parts.back().layer;
+    Layer<T>& layer = autoregressive->layer;
     layer.linear.emplace_back(units, inputs, (const T*)weight, (const T*)bias);
     if (offsets) layer.offsets.emplace_back(offsets, offsets + dims);
   }
 
   void set_context(const void* weight) override {
-    Layer<T>& layer = *parts.back().layer;
+    Layer<T>& layer = autoregressive->layer;
     layer.context_size = context_size;
     layer.context = Linear<T>(layer.linear[0].units, context_size, (const T*)weight, layer.linear[0].bias.data());
   }
 
   void set_skip(const void* weight) override {
-    std::vector<T> none(2 * dims, T(0));
-    parts.back().layer->skip = Linear<T>(2 * dims, dims, (const T*)weight, none.data());
+    const int units = autoregressive->transformer.size * dims;
+    std::vector<T> none(units, T(0));
+    autoregressive->layer.skip = Linear<T>(units, dims, (const T*)weight, none.data());
   }
 
   void set_base(const void* at, const void* width) override {
-    for (auto& part : parts)
-      if (part.layer) part.layer->set_blocks();
+    for (auto& part : parts) part->finish();
     base_location.assign((const T*)at, (const T*)at + dims);
     base_scale.assign((const T*)width, (const T*)width + dims);
     double half_log_two_pi = 0.91893853320467274178, sum = dims * half_log_two_pi, log_det = 0;
@@ -142,8 +136,7 @@ template <typename T> struct FlowOf final : Flow {
 
   Tile<T> tile(int rows) const {
     size_t work = 0;
-    for (auto& part : parts)
-      if (part.layer) work = std::max(work, part.layer->workspace());
+    for (auto& part : parts) work = std::max(work, part->workspace());
     Tile<T> t;
     t.rows = rows;
     t.value.assign((size_t)dims * rows, T(0));
@@ -173,39 +166,6 @@ template <typename T> struct FlowOf final : Flow {
       }
   }
 
-  void take(const Part<T>& part, Tile<T>& t, int used, bool pulls) const {
-    if (part.kind == permute) {
-      // Pulled, dimension d goes to permutation[d]; pushed, it comes from there.
-      for (int d = 0; d < dims; d++) move(t, pulls ? d : part.permutation[d], pulls ? part.permutation[d] : d);
-      t.value.swap(t.swap);
-    } else if (part.kind == affine) {
-      for (int d = 0; d < dims; d++) {
-        Vec<T> grow = exp<T>(all<T>(pulls ? -part.log_scale[d] : part.log_scale[d]));
-        for (int r = 0; r < t.rows; r += lanes) {
-          T* at = &t.value[(size_t)d * t.rows + r];
-          Vec<T> v = load<T>(at);
-          store<T>(at, pulls ? (v - part.shift[d]) * grow : v * grow + part.shift[d]);
-        }
-      }
-      for (T& l : t.log_det) l += pulls ? -part.log_det : part.log_det;
-    } else {
-      const Layer<T>& layer = *part.layer;
-      for (int d = 0; d < dims; d++) move(t, layer.order[d], d);
-      bool solve = layer.solves_in_pull == pulls;
-      auto walk = t.rows == lanes && used <= lanes / 2 ? walk_units<T> : walk_rows<T>;
-      walk(layer, t.swap.data(), t.value.data(), t.log_det.data(), t.context.data(), t.work.data(),
-           walk == walk_units<T> ? used : t.rows, solve);
-      if (!layer.natural) {
-        for (int d = 0; d < dims; d++) move(t, d, layer.order[d]);
-        t.value.swap(t.swap);
-      }
-    }
-  }
-
-  static void move(Tile<T>& t, int from, int to) {
-    std::memcpy(&t.swap[(size_t)to * t.rows], &t.value[(size_t)from * t.rows], sizeof(T) * t.rows);
-  }
-
   // Log-density of the noise in the tile under the base.
   void base_log_prob(const Tile<T>& t, T* log_prob) const {
     for (int r = 0; r < t.rows; r += lanes) {
@@ -227,7 +187,7 @@ template <typename T> struct FlowOf final : Flow {
         }
       std::fill(t.log_det.begin(), t.log_det.end(), -standard_log_det);
       take_context(t, context + (size_t)start * context_size, used);
-      for (size_t i = parts.size(); i-- > 0;) take(parts[i], t, used, true);
+      for (size_t i = parts.size(); i-- > 0;) parts[i]->take(t, used, true);
       T of_base[tile_rows];
       base_log_prob(t, of_base);
       for (int r = 0; r < used; r++) log_prob[start + r] = of_base[r] + t.log_det[r];
@@ -251,7 +211,7 @@ template <typename T> struct FlowOf final : Flow {
       take_context(t, context + (size_t)start * context_size, used);
       T of_base[tile_rows];
       base_log_prob(t, of_base);
-      for (auto& part : parts) take(part, t, used, false);
+      for (auto& part : parts) part->take(t, used, false);
       for (int r = 0; r < used; r++) {
         log_prob[start + r] = of_base[r] - t.log_det[r];
         for (int d = 0; d < dims; d++) {
@@ -271,11 +231,16 @@ void* flow_new(int is_double, int dims, int context_size) {
 }
 void flow_delete(Flow* flow) { delete flow; }
 void flow_permutation(Flow* flow, const int64_t* places) { flow->add_permutation(places); }
-void flow_affine(Flow* flow, const void* shift, const void* log_scale) { flow->add_affine(shift, log_scale); }
-void flow_layer(Flow* flow, int solves_in_pull, int activation, int scale, const int64_t* order) {
-  flow->add_layer(solves_in_pull, activation, scale, order);
+void flow_elementwise(Flow* flow, int inverted) { flow->add_elementwise(inverted); }
+void flow_autoregressive(Flow* flow, int inverted, int activation, const int64_t* order) {
+  flow->add_autoregressive(inverted, activation, order);
 }
-void flow_clamp(Flow* flow, double low, double high) { flow->set_clamp(low, high); }
+// Of the part added last; first its transformer, then its numbers.
+void flow_affine(Flow* flow, int scale, int clamps, double low, double high) { flow->set_affine(scale, clamps, low, high); }
+void flow_spline(Flow* flow, int linear, int bins, double bound, double slope_shift) {
+  flow->set_spline(linear, bins, bound, slope_shift);
+}
+void flow_values(Flow* flow, const void* values) { flow->set_values(values); }
 void flow_linear(Flow* flow, int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) {
   flow->add_linear(units, inputs, weight, bias, offsets);
 }

@@ -1,17 +1,16 @@
-// Vectors of one cache line, and the few functions of them that a flow needs.
+// Vectors of one register, and the few functions of them that a flow needs.
 //
-// GNU vector extensions, so the same source serves every instruction set: the compiler cuts a line into as many
-// registers as it takes. Each lane is a row (or a unit), no sum ever crosses lanes, and every function below is one
-// fixed sequence of additions, multiplications and fused multiply-adds. That is why an answer has the same bits on
-// every machine with fused multiply-add, whatever the width of its registers.
+// GNU vector extensions, so the same source serves every instruction set. Each lane is a row (or a unit), no sum ever
+// crosses lanes, and every function below is one fixed sequence of additions, multiplications and fused multiply-adds.
+// That is why an answer has the same bits on every machine with fused multiply-add, whatever the width of its registers.
 #pragma once
 
 template <typename T> struct Lanes;
 
 template <> struct Lanes<float> {
-  typedef float vec __attribute__((vector_size(64), aligned(4), may_alias));
-  typedef int32_t bits __attribute__((vector_size(64), aligned(4), may_alias));
-  static constexpr int count = 16, mantissa = 23, bias = 127;
+  typedef float vec __attribute__((vector_size(REGISTER), aligned(4), may_alias));
+  typedef int32_t bits __attribute__((vector_size(REGISTER), aligned(4), may_alias));
+  static constexpr int count = REGISTER / 4, mantissa = 23, bias = 127;
   static constexpr float round_by = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number
   static constexpr float log2_e = 1.44269504f, ln2_high = 0.693145752f, ln2_low = 1.42860677e-6f;
   static constexpr float lowest = -104.0f, highest = 89.0f;
@@ -19,9 +18,9 @@ template <> struct Lanes<float> {
 };
 
 template <> struct Lanes<double> {
-  typedef double vec __attribute__((vector_size(64), aligned(8), may_alias));
-  typedef int64_t bits __attribute__((vector_size(64), aligned(8), may_alias));
-  static constexpr int count = 8, mantissa = 52, bias = 1023;
+  typedef double vec __attribute__((vector_size(REGISTER), aligned(8), may_alias));
+  typedef int64_t bits __attribute__((vector_size(REGISTER), aligned(8), may_alias));
+  static constexpr int count = REGISTER / 8, mantissa = 52, bias = 1023;
   static constexpr double round_by = 6755399441055744.0;
   static constexpr double log2_e = 1.4426950408889634, ln2_high = 0.693147180369123816490,
                           ln2_low = 1.90821492927058770002e-10;
@@ -109,12 +108,12 @@ template <typename T> static inline Vec<T> square_root(Vec<T> x) {
   return x;
 }
 
-// log x for normal x > 0, by 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
+// log x for normal x > 0 and NaN, by 2 atanh((m - 1) / (m + 1)) with m in [sqrt(1/2), sqrt(2)).
 template <typename T> static inline Vec<T> log(Vec<T> x) {
   typedef Lanes<T> L;
   Bits<T> raw = (Bits<T>)x;
   Bits<T> k = ((raw - (Bits<T>)all<T>(T(0.70710678118654752440))) >> L::mantissa);
-  Vec<T> m = (Vec<T>)(raw - (k << L::mantissa));
+  Vec<T> m = x != x ? x : (Vec<T>)(raw - (k << L::mantissa));
   Vec<T> n = __builtin_convertvector(k, Vec<T>);
   Vec<T> f = m - T(1);
   Vec<T> s = f / (m + T(1)), z = s * s;

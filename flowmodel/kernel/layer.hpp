@@ -1,12 +1,11 @@
-// One affine autoregressive layer, y_i = mu_i(x_<i) + sigma_i(x_<i) x_i, in both directions by one walk over the degrees.
+// One autoregressive layer, y_i = f(x_i; theta_i(x_<i)), in both directions by one walk over the degrees.
 //
 // Hidden units are sorted by degree. Once x_1 .. x_t are known, exactly the units of degree t can be computed, and they
-// are all that mu and sigma of dimension t + 1 still lack. Each weight that the mask leaves is used once, so both
-// directions cost half a dense pass. Solving for x or being given it differs in one line.
+// are all that the parameters of dimension t + 1 still lack. Each weight that the mask leaves is used once, so both
+// directions cost half a dense pass. Solving for x or being given it differs in the transformer alone.
 #pragma once
 
 enum Activation { relu, tanh_, elu, leaky_relu, sigmoid_, softplus_ };
-enum Scale { bounded, exp_, softplus_scale, sigmoid_scale };
 
 template <typename T> static inline Vec<T> activate(Vec<T> z, int activation) {
   switch (activation) {
@@ -16,22 +15,6 @@ template <typename T> static inline Vec<T> activate(Vec<T> z, int activation) {
     case leaky_relu: return z > T(0) ? z : z * T(0.01);
     case sigmoid_: return sigmoid<T>(z);
     default: return softplus<T>(z);
-  }
-}
-
-template <typename T> static inline Vec<T> log_scale(Vec<T> u, int scale) {
-  switch (scale) {
-    case bounded: {
-      Vec<T> share = u / T(6.907755278982137);
-      return u / square_root<T>(share * share + T(1));
-    }
-    case exp_: return u;
-    case softplus_scale: {
-      // Far below 0, log log(1 + e^u) = u - e^u / 2 + O(e^2u); there softplus itself underflows.
-      Vec<T> above = u < T(-20) ? all<T>(T(-20)) : u, below = u > T(-20) ? all<T>(T(-20)) : u;
-      return u < T(-20) ? u - exp<T>(below) * T(0.5) : log<T>(softplus<T>(above));
-    }
-    default: return (u < T(0) ? u : all<T>(T(0))) - log1p<T>(exp<T>(-absolute<T>(u)));
   }
 }
 
@@ -144,12 +127,8 @@ static inline void add_units(const Linear<T>& l, int start, int stop, bool opens
 }
 
 template <typename T> struct Layer {
-  bool solves_in_pull = true;  // pull solves for x and push evaluates; under Invert the other way round
-  int dims = 0, params_per_dim = 2, context_size = 0, activation = 0, scale = 0;
-  bool clamps = false, natural = true;
-  T low = 0, high = 0;
-  std::vector<int> order;
-  std::vector<Linear<T>> linear;           // the hidden layers and the outputs: rows 2 i, 2 i + 1 are mu and u of dimension i
+  int dims = 0, params_per_dim = 2, context_size = 0, activation = 0;
+  std::vector<Linear<T>> linear;           // the hidden layers and the outputs: P rows for each dimension
   std::vector<std::vector<int>> offsets;   // of each hidden layer, for each t the units with a degree of at most t
   Linear<T> context, skip;                 // from the context to the first layer, from x to the outputs; of 0 units if absent
   std::vector<int> blocks;                 // where each block of degrees starts, and `dims`
@@ -171,7 +150,7 @@ template <typename T> struct Layer {
 
   // Numbers that a walk over one row needs to keep.
   size_t workspace() const {
-    size_t n = dims + context_size + skip.padded;
+    size_t n = dims + context_size + skip.padded + params_per_dim;
     for (auto& l : linear) n += l.padded;
     return n;
   }

@@ -17,13 +17,16 @@ INSTRUCTION_SETS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "g
 
 _POINTER = ctypes.c_void_p
 _INT = ctypes.c_int
+_DOUBLE = ctypes.c_double
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_new": (_POINTER, [_INT, _INT, _INT]),
     "flow_delete": (None, [_POINTER]),
     "flow_permutation": (None, [_POINTER, _POINTER]),
-    "flow_affine": (None, [_POINTER, _POINTER, _POINTER]),
-    "flow_layer": (None, [_POINTER, _INT, _INT, _INT, _POINTER]),
-    "flow_clamp": (None, [_POINTER, ctypes.c_double, ctypes.c_double]),
+    "flow_elementwise": (None, [_POINTER, _INT]),
+    "flow_autoregressive": (None, [_POINTER, _INT, _INT, _POINTER]),
+    "flow_affine": (None, [_POINTER, _INT, _INT, _DOUBLE, _DOUBLE]),
+    "flow_spline": (None, [_POINTER, _INT, _INT, _DOUBLE, _DOUBLE]),
+    "flow_values": (None, [_POINTER, _POINTER]),
     "flow_linear": (None, [_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER]),
     "flow_context": (None, [_POINTER, _POINTER]),
     "flow_skip": (None, [_POINTER, _POINTER]),

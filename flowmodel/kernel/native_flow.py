@@ -14,7 +14,7 @@ from flowmodel.kernel import library
 
 ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus")
 SCALES = ("bounded", "exp", "softplus", "sigmoid")
-"""In the order of the enumerations in ``layer.hpp``."""
+"""In the order of the enumerations in ``layer.hpp`` and ``transformer.hpp``."""
 
 
 class NotCoveredError(Exception):
@@ -92,27 +92,19 @@ class NativeFlow:
             self._call("flow_permutation", _int64(part.place if inverted else part.permutation))
         elif kind == "FoldedStandardize" and self._at_data and not inverted:
             self._call("flow_standardize", _float64(part.location), _float64(part.scale))
-        elif kind == "FoldedAutoregressive" and _kind(part.walk.transformer) == "AffineTransformer":
-            self._add_layer(part, inverted)
-        elif kind == "FoldedElementwise" and _kind(part.transformer) == "AffineTransformer":
-            self._add_affine(part, inverted)
+        elif kind == "FoldedAutoregressive":
+            self._add_autoregressive(part, inverted)
+        elif kind == "FoldedElementwise":
+            self._call("flow_elementwise", int(inverted))
+            self._set_transformer(part.transformer)
+            self._call("flow_values", self._numbers(part.values))
         else:
             raise NotCoveredError(f"{kind}{' inside Invert' if inverted else ''}")
 
-    def _add_affine(self, part: Any, inverted: bool) -> None:
-        """The same shift and scale for every row: found once, by the transformer itself."""
-        zeros = torch.zeros(self.event_size, 1, dtype=part.values.dtype)
-        shift, log_scale = part.transformer.push(zeros, part.values.cpu())
-        if inverted:
-            shift, log_scale = -shift * torch.exp(-log_scale), -log_scale
-        self._call("flow_affine", self._numbers(shift), self._numbers(log_scale.expand_as(shift)))
-
-    def _add_layer(self, part: Any, inverted: bool) -> None:
-        transformer, network = part.walk.transformer, part.network
-        activation, scale = ACTIVATIONS.index(network.nonlinearity), SCALES.index(transformer.scale_fn)
-        self._call("flow_layer", int(not inverted), activation, scale, _int64(part.order))
-        if transformer.clamp_values:
-            self._call("flow_clamp", float(transformer.low), float(transformer.high))
+    def _add_autoregressive(self, part: Any, inverted: bool) -> None:
+        network = part.network
+        self._call("flow_autoregressive", int(inverted), ACTIVATIONS.index(network.nonlinearity), _int64(part.order))
+        self._set_transformer(part.walk.transformer)
         offsets = [*part.walk.offsets, None]
         for layer, of_layer in zip(network.layers.children(), offsets, strict=True):
             units, inputs = layer.weight.shape
@@ -123,6 +115,18 @@ class NativeFlow:
             self._call("flow_context", self._numbers(network.context_weight))
         if network.has_skip:
             self._call("flow_skip", self._numbers(network.skip_weight))
+
+    def _set_transformer(self, transformer: Any) -> None:
+        kind = _kind(transformer)
+        if kind == "AffineTransformer":
+            low, high = float(transformer.low), float(transformer.high)
+            scale, clamps = SCALES.index(transformer.scale_fn), int(transformer.clamp_values)
+            self._call("flow_affine", scale, clamps, low, high)
+        elif kind == "SplineTransformer":
+            bound, shift = float(transformer.bound), float(transformer.slope_shift)
+            self._call("flow_spline", int(transformer.order == "linear"), int(transformer.count_bins), bound, shift)
+        else:
+            raise NotCoveredError(kind)
 
     def _numbers(self, tensor: torch.Tensor) -> NDArray[Any]:
         return np.ascontiguousarray(tensor.detach().cpu().numpy(), self.dtype)

@@ -1,28 +1,6 @@
 // The walk over many rows (a lane is a row) and over few (a lane is a unit). Both add the same products in the same order.
 #pragma once
 
-// mu and u of one dimension, and x or y of it given, to the other one; log sigma goes into the log-determinant.
-template <typename T>
-static inline void finish_dimension(const Layer<T>& layer, const T* mu, const T* u, const T* given, T* found, T* log_det,
-                                    int rows, bool solve) {
-  for (int r = 0; r < rows; r += Lanes<T>::count) {
-    Vec<T> raw = load<T>(u + r), v = load<T>(given + r);
-    if (layer.clamps) {
-      raw = raw < layer.low ? all<T>(layer.low) : raw;
-      raw = raw > layer.high ? all<T>(layer.high) : raw;
-    }
-    Vec<T> s = log_scale<T>(raw, layer.scale);
-    if (solve) {
-      v = (v - load<T>(mu + r)) * exp<T>(-s);
-      store<T>(log_det + r, load<T>(log_det + r) - s);
-    } else {
-      v = exp<T>(s) * v + load<T>(mu + r);
-      store<T>(log_det + r, load<T>(log_det + r) + s);
-    }
-    store<T>(found + r, v);
-  }
-}
-
 // The sums of a layer's units of degrees first to before last, as far as what was known before `first` goes. A panel is
 // opened whole as soon as a block needs a part of it, so the next block finds some of its own units begun, up to what was
 // known when block `previous` began.
@@ -44,7 +22,8 @@ static inline void begin_block(const Layer<T>& layer, int l, int previous, int f
 // Many rows, a lane each. `given` is x or y, feature-major [dims][rows] in the order of the autoregression; the other one
 // goes to `found`. `work` holds layer.workspace() numbers for each row.
 template <typename T>
-static void walk_rows(const Layer<T>& layer, const T* given, T* found, T* log_det, const T* context, T* work, int rows, bool solve) {
+static void walk_rows(const Layer<T>& layer, const Transformer<T>& transformer, const T* given, T* found, T* log_det,
+                      const T* context, T* work, int rows, bool solve) {
   const int outputs = layer.hidden();
   std::vector<T*> h(outputs + 2);  // x, the hidden layers, the outputs
   h[0] = solve ? found : const_cast<T*>(given);
@@ -66,14 +45,14 @@ static void walk_rows(const Layer<T>& layer, const T* given, T* found, T* log_de
           store<T>(h[l + 1] + i, activate<T>(load<T>(h[l + 1] + i), layer.activation));
       }
       const int start = layer.begin(outputs, t), stop = layer.end(outputs, t);
-      T* mu = h[outputs + 1] + (size_t)start * rows;
+      T* params = h[outputs + 1] + (size_t)start * rows;
       if (layer.skip.units) {
         // A sum of its own, added once: few rows and many then add in the same order.
         add_units<T>(layer.skip, start, stop, true, 0, t, h[0], skipped, rows);
         for (int r = 0; r < (stop - start) * rows; r += Lanes<T>::count)
-          store<T>(mu + r, load<T>(mu + r) + load<T>(skipped + (size_t)start * rows + r));
+          store<T>(params + r, load<T>(params + r) + load<T>(skipped + (size_t)start * rows + r));
       }
-      finish_dimension<T>(layer, mu, mu + rows, given + (size_t)t * rows, found + (size_t)t * rows, log_det, rows, solve);
+      finish_dimension<T>(transformer, params, rows, given + (size_t)t * rows, found + (size_t)t * rows, log_det, rows, solve);
     }
   }
 }
@@ -98,7 +77,8 @@ static inline void spread(const Linear<T>& l, int first, int from, int to, const
 
 // Few rows, a lane is a unit. `given` and `found` as for walk_rows with one vector of rows, of which `used` are computed.
 template <typename T>
-static void walk_units(const Layer<T>& layer, const T* given, T* found, T* log_det, const T* context, T* work, int used, bool solve) {
+static void walk_units(const Layer<T>& layer, const Transformer<T>& transformer, const T* given, T* found, T* log_det,
+                       const T* context, T* work, int used, bool solve) {
   const int last = (int)layer.offsets.size() - 1, lanes = Lanes<T>::count, layers = (int)layer.linear.size();
   const T* x = solve ? found : given;
   T* next = work;
@@ -113,6 +93,7 @@ static void walk_units(const Layer<T>& layer, const T* given, T* found, T* log_d
   T* skipped = begin(layer.skip);
   T* row_x = next;
   T* row_context = row_x + (size_t)used * layer.dims;
+  T* params = row_context + (size_t)used * layer.context_size;  // [P][lanes]
   if (layer.context_size) {
     for (int r = 0; r < used; r++)
       for (int c = 0; c < layer.context_size; c++) row_context[r * layer.context_size + c] = context[c * lanes + r];
@@ -134,14 +115,12 @@ static void walk_units(const Layer<T>& layer, const T* given, T* found, T* log_d
       int first = layer.begin(l + 1, t);  // the first unit that reads degree t
       spread<T>(above, first, start, stop, sums[l], own.padded, sums[l + 1], above.padded, used);
     }
-    T mu[Lanes<T>::count] = {}, u[Lanes<T>::count] = {};
     for (int r = 0; r < used; r++) {
       const T* out = sums[last + 1] + (size_t)r * outputs.padded + layer.begin(last + 1, t);
       const T* skip = skipped + (size_t)r * layer.skip.padded + layer.begin(last + 1, t);
-      mu[r] = layer.skip.units ? out[0] + skip[0] : out[0];
-      u[r] = layer.skip.units ? out[1] + skip[1] : out[1];
+      for (int p = 0; p < layer.params_per_dim; p++) params[p * lanes + r] = layer.skip.units ? out[p] + skip[p] : out[p];
     }
-    finish_dimension<T>(layer, mu, u, given + t * lanes, found + t * lanes, log_det, lanes, solve);
+    finish_dimension<T>(transformer, params, lanes, given + t * lanes, found + t * lanes, log_det, lanes, solve);
     for (int r = 0; r < used; r++) row_x[(size_t)r * layer.dims + t] = x[t * lanes + r];
     spread<T>(layer.linear[0], layer.end(0, t), t, t + 1, row_x, layer.dims, sums[0], layer.linear[0].padded, used);
     if (layer.skip.units) spread<T>(layer.skip, layer.end(last + 1, t), t, t + 1, row_x, layer.dims, skipped, layer.skip.padded, used);
