@@ -120,7 +120,7 @@ def test_nothing_is_compared_while_requests_wait(service: Running, rows: np.ndar
     engine, shadows = service.service.engine, service.service.gateway.shadows
     served = service.service.registry.default("wine")
     with DensityClient(service.grpc) as client, engine_held(service):
-        busy = in_background(lambda: DensityClient(service.grpc).score("wine", rows))
+        busy = in_background(lambda: client.score("wine", rows))
         wait_for_call(service)
         waiting = in_background(lambda: client.score("wine", rows))
         wait_for_queue(service, len(rows))
