@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -135,6 +135,7 @@ class Batcher:
         self._queue: OrderedDict[Work, None] = OrderedDict()
         self._queue_rows = 0
         self._calls: set[asyncio.Task[None]] = set()
+        self._waiters: deque[asyncio.Future[None]] = deque()
         self._pump_scheduled = False
 
     @property
@@ -142,7 +143,9 @@ class Batcher:
         """Rows that wait now."""
         return self._queue_rows
 
-    async def submit(self, rows: int, payload: object, deadline: float | None = None) -> tuple[FloatArray, ...]:
+    async def submit(
+        self, rows: int, payload: object, deadline: float | None = None, *, patient: bool = False
+    ) -> tuple[FloatArray, ...]:
         """Wait for the engine's answer to one request.
 
         Cancelling this takes the request out of the queue.
@@ -151,35 +154,55 @@ class Batcher:
             rows: how many rows the payload has, at least 1.
             payload: handed to the call with the row numbers to compute.
             deadline: on the event loop's clock.
+            patient: wait for room in a full queue, as a stream does that was admitted, instead of being refused.
 
         Raises:
             QueueFull: it does not fit into the queue.
             DeadlinePassed: the deadline passed first.
             EngineError: the engine failed on this very request.
         """
-        loop = asyncio.get_running_loop()
-        if self._queue_rows and self._queue_rows + rows > self._max_queue_rows:
+        try:
+            async with asyncio.timeout_at(deadline):
+                if not self._fits(rows):
+                    await self._room(rows, patient)
+                return await self._answer(rows, payload, deadline)
+        except TimeoutError:
+            raise DeadlinePassed("DEADLINE_PASSED", "the deadline passed before the rows were computed") from None
+
+    def _fits(self, rows: int) -> bool:
+        return not self._queue_rows or self._queue_rows + rows <= self._max_queue_rows
+
+    async def _room(self, rows: int, patient: bool) -> None:
+        """Wait until the rows fit, or refuse them."""
+        if not patient:
             self._observer.dropped("queue_full")
             raise QueueFull(
                 "QUEUE_FULL",
                 f"{self._queue_rows} rows wait and at most {self._max_queue_rows} may; {rows} more do not fit",
                 retry_after_seconds=1.0,
             )
-        work = Work(rows, payload, deadline, loop.create_future(), time.perf_counter())
+        while not self._fits(rows):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    async def _answer(self, rows: int, payload: object, deadline: float | None) -> tuple[FloatArray, ...]:
+        work = Work(rows, payload, deadline, asyncio.get_running_loop().create_future(), time.perf_counter())
         self._queue[work] = None
         self._resize(rows)
         # At the end of this turn of the loop, so that requests that arrive together leave together.
         self._schedule_pump()
         try:
-            async with asyncio.timeout_at(deadline):
-                return await work.answer
-        except TimeoutError:
-            raise DeadlinePassed("DEADLINE_PASSED", "the deadline passed before the rows were computed") from None
+            return await work.answer
         finally:
             self._forget(work)
 
     async def close(self, error: Exception) -> None:
         """Answer everything that still waits or computes with the error, and end the calls under way."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
+        self._waiters.clear()
         while self._queue:
             work, _ = self._queue.popitem(last=False)
             self._resize(-work.waiting)
@@ -204,6 +227,10 @@ class Batcher:
     def _resize(self, rows: int) -> None:
         self._queue_rows += rows
         self._observer.queued(rows)
+        while rows < 0 and self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _schedule_pump(self) -> None:
         if not self._pump_scheduled:

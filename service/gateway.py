@@ -70,11 +70,16 @@ class Gateway:
         self.engine = engine
         self.registry = registry
         self.metrics = metrics
-        self.draining = False
+        self.stopping = asyncio.Event()
         self.shadows = ShadowScorer(registry, metrics, settings.default_timeout_seconds)
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service finishes what it has begun and takes nothing more; set ``stopping`` to have it so."""
+        return self.stopping.is_set()
 
     @property
     def unready_reason(self) -> str | None:
@@ -133,6 +138,8 @@ class Gateway:
         context: FloatArray | None,
         deadline: float,
         unreadable: Sequence[RowError] = (),
+        *,
+        patient: bool = False,
     ) -> Scores:
         """Score rows.
 
@@ -142,6 +149,7 @@ class Gateway:
             context: ``[N, C]`` or ``[1, C]``, or None.
             deadline: on the event loop's clock.
             unreadable: rows that could not be read at all, ascending; they hold NaN, and are described by these.
+            patient: wait for room in a full queue instead of being refused.
 
         Raises:
             ServiceError: see the error table in ``docs/architecture.md``.
@@ -152,13 +160,13 @@ class Gateway:
         context = signature.check_context(context, len(rows))
         bad, row_errors = signature.bad_rows(rows, context)
         if bad is None:
-            log_prob = await self._score(served, rows, context, deadline)
+            log_prob = await self._score(served, rows, context, deadline, patient)
         else:
             log_prob = np.full(len(rows), np.nan, served.dtype)
             good = ~bad
             if good.any():
                 part = context[good] if context is not None else None
-                log_prob[good] = await self._score(served, rows[good], part, deadline)
+                log_prob[good] = await self._score(served, rows[good], part, deadline, patient)
         if unreadable:
             row_errors = _merged(row_errors, unreadable)
         unanswered = np.isnan(log_prob)
@@ -175,6 +183,8 @@ class Gateway:
         context: FloatArray | None,
         deadline: float,
         start: int = 0,
+        *,
+        patient: bool = False,
     ) -> Samples:
         """Draw samples.
 
@@ -185,28 +195,31 @@ class Gateway:
             context: ``[count, C]`` or ``[1, C]``, or None.
             deadline: on the event loop's clock.
             start: index in the stream of the first sample.
+            patient: wait for room in a full queue instead of being refused.
 
         Raises:
             ServiceError: see the error table in ``docs/architecture.md``.
         """
         self._require("sample")
         signature = served.signature
-        self._check_draw(served, count, seed, start)
+        self.check_draw(served, count, seed, start, self.most_samples(served))
         context = signature.check_context(context, count)
         if context is not None and not np.isfinite(context).all():
             raise InvalidRequest.of("NON_FINITE_VALUE", "context", "holds NaN or infinity; every value must be finite")
         if seed is None:
-            seed = secrets.randbits(_DRAWN_SEED_BITS)
+            seed = drawn_seed()
         with _engine_errors():
-            samples, log_prob = await served.sample.submit(count, DrawPayload(seed, start, context), deadline)
+            payload = DrawPayload(seed, start, context)
+            samples, log_prob = await served.sample.submit(count, payload, deadline, patient=patient)
         served.sample_metrics.computed(count)
         return Samples(seed, samples.reshape(count, *signature.event_shape), log_prob)
 
     async def _score(
-        self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float
+        self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float, patient: bool
     ) -> FloatArray:
         with _engine_errors():
-            (log_prob,) = await served.log_prob.submit(len(rows), ScorePayload(rows, context), deadline)
+            payload = ScorePayload(rows, context)
+            (log_prob,) = await served.log_prob.submit(len(rows), payload, deadline, patient=patient)
         served.log_prob_metrics.computed(len(rows))
         self.shadows.offer(served, rows, context, log_prob)
         return log_prob
@@ -219,9 +232,17 @@ class Gateway:
             self.metrics.rejected("permission_denied")
             raise
 
-    def _check_draw(self, served: ServedModel, count: int, seed: int | None, start: int) -> None:
+    def most_samples(self, served: ServedModel) -> int:
+        """How many samples of a model one answer may hold."""
         row_bytes = served.signature.event_size * served.dtype.itemsize
-        most = min(self.settings.max_samples_per_request, self.settings.max_response_bytes // row_bytes)
+        return max(1, min(self.settings.max_samples_per_request, self.settings.max_response_bytes // row_bytes))
+
+    def check_draw(self, served: ServedModel, count: int, seed: int | None, start: int, most: int) -> None:
+        """See whether these samples can be asked for.
+
+        Raises:
+            InvalidRequest: the count is not 1 to ``most``, or the seed or the start is out of range.
+        """
         violations = []
         if not 1 <= count <= most:
             text = f"{count} given; 1 to {most} expected in one request of {served.key.name}"
@@ -232,6 +253,11 @@ class Gateway:
             violations.append(Violation("start", f"{start} given; 0 to 2**63 - 1 expected"))
         if violations:
             raise InvalidRequest("INVALID_COUNT" if violations[0].field == "count" else "INVALID_DRAW", violations)
+
+
+def drawn_seed() -> int:
+    """A seed for a request that brings none."""
+    return secrets.randbits(_DRAWN_SEED_BITS)
 
 
 @contextlib.contextmanager

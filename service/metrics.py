@@ -24,7 +24,7 @@ from service.tensors import FloatArray
 OTHER = "_OTHER"
 """The model label of requests for models that are not loaded, and of requests that name none."""
 
-METHODS = ("LogProb", "Sample", "GetModel", "ListModels")
+METHODS = ("LogProb", "Sample", "StreamLogProb", "StreamSample", "GetModel", "ListModels")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DIFFERENCES = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 100.0)
 _ROWS = tuple(float(2**power) for power in range(0, 15, 2))

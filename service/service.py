@@ -97,7 +97,7 @@ class Service:
 
     async def stop(self) -> None:
         """Say that no more requests are wanted, let those under way finish, and end everything."""
-        self.gateway.draining = True
+        self.gateway.stopping.set()
         await self._rpc.leave()
         closing_web = asyncio.create_task(self._web.stop())
         drained = await self._drain()

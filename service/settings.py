@@ -95,6 +95,15 @@ class Settings(BaseSettings):
     max_response_bytes: int = Field(
         256 * 1024**2, ge=1024, description="Largest array of samples answered to one request, in bytes."
     )
+    max_samples_per_stream: int = Field(10**9, ge=1, description="Most samples of one StreamSample request.")
+    max_chunk_bytes: int = Field(
+        8 * 1024**2,
+        ge=1024,
+        description="Longest chunk of rows in a stream, and longest row of a streamed body, in bytes.",
+    )
+    stream_idle_seconds: float = Field(
+        120.0, gt=0, description="How long a stream waits for a client that neither sends nor reads, in seconds."
+    )
     default_timeout_seconds: float = Field(
         60.0, gt=0, description="Deadline of a request that brings none of its own, in seconds."
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import grpc.aio
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from service.client.channel import call_metadata, channel_options
 from service.client.errors import from_rpc_error
@@ -25,6 +27,7 @@ from service.client.messages import (
     model_info,
     score_calls,
 )
+from service.client.streams import Chunk, DrawStream, ScoreStream, async_row_chunks, deadline_after, seconds_until
 from service.client.tls import TLS, channel_security
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1.density_service_pb2_grpc import DensityServiceStub
@@ -112,6 +115,103 @@ class AsyncDensityClient:
         """As :meth:`sample`, with the log-densities, the seed that repeats the draw, and the version that answered."""
         return await self._drive(draw_calls(model, count, seed, context, version), self._stub.Sample, timeout)
 
+    async def stream_log_prob(
+        self,
+        model: str,
+        rows: NDArray[Any] | Iterable[Chunk] | AsyncIterable[Chunk],
+        context: ArrayLike | None = None,
+        *,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[FloatArray]:
+        """As :meth:`DensityClient.stream_log_prob`; the chunks may come from an asynchronous iterable too."""
+        async for scores in self.stream_score(model, rows, context, version=version, timeout=timeout):
+            yield scores.log_prob
+
+    async def stream_sample(
+        self,
+        model: str,
+        count: int,
+        *,
+        seed: int | None = None,
+        start: int = 0,
+        context: ArrayLike | None = None,
+        version: int | str | None = None,
+        chunk_rows: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[FloatArray]:
+        """As :meth:`DensityClient.stream_sample`."""
+        draws = self.stream_draw(
+            model,
+            count,
+            seed=seed,
+            start=start,
+            context=context,
+            version=version,
+            chunk_rows=chunk_rows,
+            timeout=timeout,
+        )
+        async for drawn in draws:
+            yield drawn.samples
+
+    async def stream_score(
+        self,
+        model: str,
+        rows: NDArray[Any] | Iterable[Chunk] | AsyncIterable[Chunk],
+        context: ArrayLike | None = None,
+        *,
+        version: int | str | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Scores]:
+        """As :meth:`stream_log_prob`, with the errors of single rows, counted within each chunk."""
+        stream, chunks, deadline = ScoreStream(model, version), async_row_chunks(rows, context), deadline_after(timeout)
+        more = True
+        while more or stream.unanswered:
+            # gRPC takes the requests from this queue in a task of its own, so that answers are read meanwhile.
+            sending: asyncio.Queue[Any] = asyncio.Queue()
+            for request in stream.again() if more else [*stream.again(), None]:
+                sending.put_nowait(request)
+            call = self._stub.StreamLogProb(_sent(sending), timeout=seconds_until(deadline), metadata=self._metadata)
+            try:
+                while more or stream.unanswered:
+                    while more and not stream.full:
+                        chunk = await anext(chunks, None)
+                        more = chunk is not None
+                        sending.put_nowait(None if chunk is None else stream.request(*chunk))
+                    if not stream.unanswered:
+                        break
+                    yield stream.receive(await _next(call))
+            except (grpc.RpcError, EOFError) as error:
+                await asyncio.sleep(stream.pause(error))
+            finally:
+                sending.put_nowait(None)
+                call.cancel()
+
+    async def stream_draw(
+        self,
+        model: str,
+        count: int,
+        *,
+        seed: int | None = None,
+        start: int = 0,
+        context: ArrayLike | None = None,
+        version: int | str | None = None,
+        chunk_rows: int | None = None,
+        timeout: float | None = None,
+    ) -> AsyncIterator[Samples]:
+        """As :meth:`stream_sample`, with the log-densities, the seed that repeats the draw, and the version."""
+        stream = DrawStream(model, count, seed, start, context, version, chunk_rows)
+        deadline = deadline_after(timeout)
+        while not stream.done:
+            call = self._stub.StreamSample(stream.request(), timeout=seconds_until(deadline), metadata=self._metadata)
+            try:
+                while not stream.done:
+                    yield stream.receive(await _next(call))
+            except (grpc.RpcError, EOFError) as error:
+                await asyncio.sleep(stream.pause(error))
+            finally:
+                call.cancel()
+
     async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """One model: its loaded versions, its features, its default version."""
         return model_info((await self._call(self._stub.GetModel, pb.GetModelRequest(model=name), timeout)).model)
@@ -145,3 +245,20 @@ class AsyncDensityClient:
             return await method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+
+
+async def _sent(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
+    while (message := await queue.get()) is not None:
+        yield message
+
+
+async def _next(call: Any) -> Any:
+    """The next answer of a stream.
+
+    Raises:
+        EOFError: the service ended it.
+    """
+    answer = await call.read()
+    if answer is grpc.aio.EOF:
+        raise EOFError
+    return answer

@@ -92,20 +92,20 @@ def score_calls(
     model: str, rows: ArrayLike, context: ArrayLike | None, version: int | str | None
 ) -> Calls[pb.LogProbRequest, pb.LogProbResponse, Scores]:
     """``LogProb`` calls of at most ``REQUEST_BYTES`` of rows each, all of the version that answered the first."""
-    matrix, contexts = _floats(rows), None if context is None else _floats(context)
+    matrix, contexts = floats(rows), None if context is None else floats(context)
     total = len(matrix) if matrix.ndim else 0
     step = max(1, REQUEST_BYTES // max(1, matrix[:1].nbytes)) if total else 1
     parts: list[FloatArray] = []
     errors: list[RowError] = []
-    answered = _version(version)
+    answered = version_text(version)
     # A scalar or no rows at all is one call as well: the service says what is wrong with it.
     for start in range(0, max(total, 1), step):
         part = matrix[start : start + step] if total else matrix
-        request = pb.LogProbRequest(model=model, version=answered, rows=_tensor(part))
+        request = pb.LogProbRequest(model=model, version=answered, rows=tensor_of(part))
         if contexts is not None:
-            request.context.CopyFrom(_tensor(_part_of_context(contexts, start, len(part) if total else 0, total)))
+            request.context.CopyFrom(tensor_of(_part_of_context(contexts, start, len(part) if total else 0, total)))
         answer = yield request
-        parts.append(_array(answer.log_prob))
+        parts.append(array_of(answer.log_prob))
         errors += [RowError(start + error.row, error.error.message) for error in answer.row_errors]
         answered = answer.version
     return Scores(_joined(parts), errors, model, answered)
@@ -117,19 +117,19 @@ def draw_calls(
     """``Sample`` calls of one seed, so that a repeated call draws the same again; sizes follow the first answer's."""
     # 53 bits stay whole wherever the seed is written down as a JSON number.
     seed = secrets.randbits(53) if seed is None else seed
-    contexts = None if context is None else _floats(context)
+    contexts = None if context is None else floats(context)
     samples: list[FloatArray] = []
     log_probs: list[FloatArray] = []
-    answered, start, size = _version(version), 0, min(count, FIRST_SAMPLES)
+    answered, start, size = version_text(version), 0, min(count, FIRST_SAMPLES)
     while True:
         request = pb.SampleRequest(
             model=model, version=answered, count=size, seed=seed, with_log_prob=True, start=start
         )
         if contexts is not None:
-            request.context.CopyFrom(_tensor(_part_of_context(contexts, start, size, count)))
+            request.context.CopyFrom(tensor_of(_part_of_context(contexts, start, size, count)))
         answer = yield request
-        samples.append(_array(answer.samples))
-        log_probs.append(_array(answer.log_prob))
+        samples.append(array_of(answer.samples))
+        log_probs.append(array_of(answer.log_prob))
         answered, start = answer.version, start + size
         row_bytes = samples[0][:1].nbytes
         if count * row_bytes > RESULT_BYTES:
@@ -179,11 +179,12 @@ def _joined(parts: list[FloatArray]) -> FloatArray:
     return parts[0] if len(parts) == 1 else cast(FloatArray, np.concatenate(parts))
 
 
-def _version(version: int | str | None) -> str:
+def version_text(version: int | str | None) -> str:
+    """A version as the wire writes it; empty for the default one."""
     return "" if version is None else str(version)
 
 
-def _floats(values: ArrayLike) -> FloatArray:
+def floats(values: ArrayLike) -> FloatArray:
     """float32 and float64 as they are, whole numbers and lists as float64."""
     array = np.asarray(values)
     if array.dtype in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -191,11 +192,13 @@ def _floats(values: ArrayLike) -> FloatArray:
     return array.astype(np.float64)
 
 
-def _tensor(array: FloatArray) -> pb.Tensor:
+def tensor_of(array: FloatArray) -> pb.Tensor:
+    """An array as the wire writes it."""
     kind = pb.DATA_TYPE_FLOAT32 if array.dtype.itemsize == 4 else pb.DATA_TYPE_FLOAT64
     return pb.Tensor(data_type=kind, shape=array.shape, data=array.astype(_DTYPES[kind], copy=False).tobytes())
 
 
-def _array(tensor: pb.Tensor) -> FloatArray:
+def array_of(tensor: pb.Tensor) -> FloatArray:
+    """The array of a message, as a copy that may be written to."""
     array = np.frombuffer(tensor.data, _DTYPES[tensor.data_type]).reshape(tuple(tensor.shape))
     return cast(FloatArray, array.copy())

@@ -269,3 +269,33 @@ async def test_random_loads_are_answered_row_by_row() -> None:
     assert max(observer.batches) <= 32
     assert sum(observer.batches) == sum(map(len, payloads))
     assert observer.rows == 0
+
+
+async def test_the_patient_wait_for_room_and_others_are_refused() -> None:
+    script = Script()
+    script.open.clear()
+    batcher, observer = make(script, batch=5, queue=10)
+    computing = asyncio.create_task(batcher.submit(5, np.ones(5)))
+    await script.called.wait()
+    waiting = asyncio.create_task(batcher.submit(8, np.full(8, 2.0)))
+    patient = asyncio.create_task(batcher.submit(5, np.full(5, 3.0), patient=True))
+    late = asyncio.create_task(batcher.submit(5, np.full(5, 4.0), asyncio.get_running_loop().time(), patient=True))
+    with pytest.raises(DeadlinePassed):
+        await late
+    with pytest.raises(QueueFull):
+        await batcher.submit(5, np.ones(5))
+    assert (batcher.queue_rows, observer.dropped_for) == (8, ["queue_full"])
+    script.open.set()
+    answers = await asyncio.gather(computing, waiting, patient)
+    assert [answer[0][0] for answer in answers] == [2.0, 4.0, 6.0]
+
+
+async def test_closing_answers_those_who_wait_for_room() -> None:
+    script = Script()
+    script.open.clear()
+    batcher, _ = make(script, batch=5, queue=10)
+    tasks = [asyncio.create_task(batcher.submit(rows, np.ones(rows), patient=True)) for rows in (5, 8, 5)]
+    await script.called.wait()
+    await batcher.close(EngineUnavailable("the end"))
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(outcome, EngineUnavailable) for outcome in outcomes), outcomes

@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n density/v1/density_service.proto\x12\ndensity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"N\n\x06Tensor\x12\'\n\tdata_type\x18\x01 \x01(\x0e\x32\x14.density.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"w\n\x0eLogProbRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04rows\x18\x03 \x01(\x0b\x32\x12.density.v1.Tensor\x12#\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x12.density.v1.Tensor\"\x81\x01\n\x0fLogProbResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\x08log_prob\x18\x03 \x01(\x0b\x32\x12.density.v1.Tensor\x12(\n\nrow_errors\x18\x04 \x03(\x0b\x32\x14.density.v1.RowError\":\n\x08RowError\x12\x0b\n\x03row\x18\x01 \x01(\x03\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\xa5\x01\n\rSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\x12\x15\n\rwith_log_prob\x18\x06 \x01(\x08\x12\r\n\x05start\x18\x07 \x01(\x03\x42\x07\n\x05_seed\"\x89\x01\n\x0eSampleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12#\n\x07samples\x18\x04 \x01(\x0b\x32\x12.density.v1.Tensor\x12$\n\x08log_prob\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.density.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.density.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x02 \x01(\t\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.density.v1.ModelVersion\"\xb9\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\tdata_type\x18\x03 \x01(\x0e\x32\x14.density.v1.DataType\x12\x13\n\x0b\x65vent_shape\x18\x04 \x03(\x03\x12\x15\n\rfeature_names\x18\x05 \x03(\t\x12\x15\n\rcontext_shape\x18\x06 \x03(\x03\x12\x15\n\rcontext_names\x18\x07 \x03(\t\x12\x19\n\x0cheld_out_nll\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x38\n\x12reference_log_prob\x18\t \x01(\x0b\x32\x1c.density.v1.ReferenceLogProbB\x0f\n\r_held_out_nll\"I\n\x10ReferenceLogProb\x12\x15\n\rprobabilities\x18\x01 \x03(\x01\x12\x10\n\x08log_prob\x18\x02 \x03(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03*S\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x32\xa9\x02\n\x0e\x44\x65nsityService\x12\x42\n\x07LogProb\x12\x1a.density.v1.LogProbRequest\x1a\x1b.density.v1.LogProbResponse\x12?\n\x06Sample\x12\x19.density.v1.SampleRequest\x1a\x1a.density.v1.SampleResponse\x12\x45\n\x08GetModel\x12\x1b.density.v1.GetModelRequest\x1a\x1c.density.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.density.v1.ListModelsRequest\x1a\x1e.density.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n density/v1/density_service.proto\x12\ndensity.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"N\n\x06Tensor\x12\'\n\tdata_type\x18\x01 \x01(\x0e\x32\x14.density.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"w\n\x0eLogProbRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12 \n\x04rows\x18\x03 \x01(\x0b\x32\x12.density.v1.Tensor\x12#\n\x07\x63ontext\x18\x04 \x01(\x0b\x32\x12.density.v1.Tensor\"\x81\x01\n\x0fLogProbResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12$\n\x08log_prob\x18\x03 \x01(\x0b\x32\x12.density.v1.Tensor\x12(\n\nrow_errors\x18\x04 \x03(\x0b\x32\x14.density.v1.RowError\":\n\x08RowError\x12\x0b\n\x03row\x18\x01 \x01(\x03\x12!\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\"\xa5\x01\n\rSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\x12\x15\n\rwith_log_prob\x18\x06 \x01(\x08\x12\r\n\x05start\x18\x07 \x01(\x03\x42\x07\n\x05_seed\"\x89\x01\n\x0eSampleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12#\n\x07samples\x18\x04 \x01(\x0b\x32\x12.density.v1.Tensor\x12$\n\x08log_prob\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\"\x8c\x01\n\x14StreamLogProbRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63hunk\x18\x03 \x01(\x03\x12 \n\x04rows\x18\x04 \x01(\x0b\x32\x12.density.v1.Tensor\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\"\x96\x01\n\x15StreamLogProbResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63hunk\x18\x03 \x01(\x03\x12$\n\x08log_prob\x18\x04 \x01(\x0b\x32\x12.density.v1.Tensor\x12(\n\nrow_errors\x18\x05 \x03(\x0b\x32\x14.density.v1.RowError\"\xbf\x01\n\x13StreamSampleRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05\x63ount\x18\x03 \x01(\x03\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x00\x88\x01\x01\x12#\n\x07\x63ontext\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\x12\x15\n\rwith_log_prob\x18\x06 \x01(\x08\x12\r\n\x05start\x18\x07 \x01(\x03\x12\x12\n\nchunk_rows\x18\x08 \x01(\x03\x42\x07\n\x05_seed\"\x9e\x01\n\x14StreamSampleResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\r\n\x05start\x18\x04 \x01(\x03\x12#\n\x07samples\x18\x05 \x01(\x0b\x32\x12.density.v1.Tensor\x12$\n\x08log_prob\x18\x06 \x01(\x0b\x32\x12.density.v1.Tensor\"1\n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.density.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.density.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x64\x65\x66\x61ult_version\x18\x02 \x01(\t\x12*\n\x08versions\x18\x03 \x03(\x0b\x32\x18.density.v1.ModelVersion\"\xb9\x02\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\tdata_type\x18\x03 \x01(\x0e\x32\x14.density.v1.DataType\x12\x13\n\x0b\x65vent_shape\x18\x04 \x03(\x03\x12\x15\n\rfeature_names\x18\x05 \x03(\t\x12\x15\n\rcontext_shape\x18\x06 \x03(\x03\x12\x15\n\rcontext_names\x18\x07 \x03(\t\x12\x19\n\x0cheld_out_nll\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x38\n\x12reference_log_prob\x18\t \x01(\x0b\x32\x1c.density.v1.ReferenceLogProbB\x0f\n\r_held_out_nll\"I\n\x10ReferenceLogProb\x12\x15\n\rprobabilities\x18\x01 \x03(\x01\x12\x10\n\x08log_prob\x18\x02 \x03(\x01\x12\x0c\n\x04rows\x18\x03 \x01(\x03*S\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT32\x10\x01\x12\x15\n\x11\x44\x41TA_TYPE_FLOAT64\x10\x02\x32\xd8\x03\n\x0e\x44\x65nsityService\x12\x42\n\x07LogProb\x12\x1a.density.v1.LogProbRequest\x1a\x1b.density.v1.LogProbResponse\x12?\n\x06Sample\x12\x19.density.v1.SampleRequest\x1a\x1a.density.v1.SampleResponse\x12X\n\rStreamLogProb\x12 .density.v1.StreamLogProbRequest\x1a!.density.v1.StreamLogProbResponse(\x01\x30\x01\x12S\n\x0cStreamSample\x12\x1f.density.v1.StreamSampleRequest\x1a .density.v1.StreamSampleResponse0\x01\x12\x45\n\x08GetModel\x12\x1b.density.v1.GetModelRequest\x1a\x1c.density.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.density.v1.ListModelsRequest\x1a\x1e.density.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'density.v1.density_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DATATYPE']._serialized_start=1537
-  _globals['_DATATYPE']._serialized_end=1620
+  _globals['_DATATYPE']._serialized_start=2188
+  _globals['_DATATYPE']._serialized_end=2271
   _globals['_TENSOR']._serialized_start=106
   _globals['_TENSOR']._serialized_end=184
   _globals['_LOGPROBREQUEST']._serialized_start=186
@@ -47,20 +47,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLEREQUEST']._serialized_end=665
   _globals['_SAMPLERESPONSE']._serialized_start=668
   _globals['_SAMPLERESPONSE']._serialized_end=805
-  _globals['_GETMODELREQUEST']._serialized_start=807
-  _globals['_GETMODELREQUEST']._serialized_end=856
-  _globals['_GETMODELRESPONSE']._serialized_start=858
-  _globals['_GETMODELRESPONSE']._serialized_end=910
-  _globals['_LISTMODELSREQUEST']._serialized_start=912
-  _globals['_LISTMODELSREQUEST']._serialized_end=970
-  _globals['_LISTMODELSRESPONSE']._serialized_start=972
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1052
-  _globals['_MODEL']._serialized_start=1054
-  _globals['_MODEL']._serialized_end=1144
-  _globals['_MODELVERSION']._serialized_start=1147
-  _globals['_MODELVERSION']._serialized_end=1460
-  _globals['_REFERENCELOGPROB']._serialized_start=1462
-  _globals['_REFERENCELOGPROB']._serialized_end=1535
-  _globals['_DENSITYSERVICE']._serialized_start=1623
-  _globals['_DENSITYSERVICE']._serialized_end=1920
+  _globals['_STREAMLOGPROBREQUEST']._serialized_start=808
+  _globals['_STREAMLOGPROBREQUEST']._serialized_end=948
+  _globals['_STREAMLOGPROBRESPONSE']._serialized_start=951
+  _globals['_STREAMLOGPROBRESPONSE']._serialized_end=1101
+  _globals['_STREAMSAMPLEREQUEST']._serialized_start=1104
+  _globals['_STREAMSAMPLEREQUEST']._serialized_end=1295
+  _globals['_STREAMSAMPLERESPONSE']._serialized_start=1298
+  _globals['_STREAMSAMPLERESPONSE']._serialized_end=1456
+  _globals['_GETMODELREQUEST']._serialized_start=1458
+  _globals['_GETMODELREQUEST']._serialized_end=1507
+  _globals['_GETMODELRESPONSE']._serialized_start=1509
+  _globals['_GETMODELRESPONSE']._serialized_end=1561
+  _globals['_LISTMODELSREQUEST']._serialized_start=1563
+  _globals['_LISTMODELSREQUEST']._serialized_end=1621
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1623
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1703
+  _globals['_MODEL']._serialized_start=1705
+  _globals['_MODEL']._serialized_end=1795
+  _globals['_MODELVERSION']._serialized_start=1798
+  _globals['_MODELVERSION']._serialized_end=2111
+  _globals['_REFERENCELOGPROB']._serialized_start=2113
+  _globals['_REFERENCELOGPROB']._serialized_end=2186
+  _globals['_DENSITYSERVICE']._serialized_start=2274
+  _globals['_DENSITYSERVICE']._serialized_end=2746
 # @@protoc_insertion_point(module_scope)

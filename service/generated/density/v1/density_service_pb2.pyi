@@ -277,6 +277,192 @@ class SampleResponse(_message.Message):
 Global___SampleResponse: _TypeAlias = SampleResponse  # noqa: Y015
 
 @_typing.final
+class StreamLogProbRequest(_message.Message):
+    """A chunk of rows to score."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of a published model; in the first message, and in later ones either empty or the same."""
+    version: _builtins.str
+    """A version in decimal digits, as "3"; empty for the default one at the time of the first message, which answers the
+    whole stream. In later messages either empty or the one that answers.
+    """
+    chunk: _builtins.int
+    """Any number that tells the client which chunk this is; the answer repeats it."""
+    @_builtins.property
+    def rows(self) -> Global___Tensor:
+        """[n, D], or [n, *event_shape]; at least one row."""
+
+    @_builtins.property
+    def context(self) -> Global___Tensor:
+        """For a conditional model [n, C], or [1, C] for one context shared by the rows of this chunk; absent otherwise."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        chunk: _builtins.int = ...,
+        rows: Global___Tensor | None = ...,
+        context: Global___Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "rows", b"rows"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "context", b"context", "model", b"model", "rows", b"rows", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamLogProbRequest: _TypeAlias = StreamLogProbRequest  # noqa: Y015
+
+@_typing.final
+class StreamLogProbResponse(_message.Message):
+    """The answer to one StreamLogProbRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    LOG_PROB_FIELD_NUMBER: _builtins.int
+    ROW_ERRORS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that answers."""
+    version: _builtins.str
+    """The version that answers."""
+    chunk: _builtins.int
+    """As in the chunk's request."""
+    @_builtins.property
+    def log_prob(self) -> Global___Tensor:
+        """[n], natural log, as in LogProbResponse."""
+
+    @_builtins.property
+    def row_errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___RowError]:
+        """The rows of this chunk without an answer, counted within the chunk, in ascending order."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        chunk: _builtins.int = ...,
+        log_prob: Global___Tensor | None = ...,
+        row_errors: _abc.Iterable[Global___RowError] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log_prob", b"log_prob"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "log_prob", b"log_prob", "model", b"model", "row_errors", b"row_errors", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamLogProbResponse: _TypeAlias = StreamLogProbResponse  # noqa: Y015
+
+@_typing.final
+class StreamSampleRequest(_message.Message):
+    """How many samples to draw, and which."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    WITH_LOG_PROB_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_ROWS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Name of a published model."""
+    version: _builtins.str
+    """A version in decimal digits, as "3"; empty for the default one."""
+    count: _builtins.int
+    """How many rows to draw, at least 1."""
+    seed: _builtins.int
+    """Which stream of rows to draw from; the server draws a seed itself when this is absent."""
+    with_log_prob: _builtins.bool
+    """Whether to answer log_prob too."""
+    start: _builtins.int
+    """Index in the seed's stream of the first row to draw."""
+    chunk_rows: _builtins.int
+    """Most rows of one answer; 0 for the server's choice, about a mebibyte."""
+    @_builtins.property
+    def context(self) -> Global___Tensor:
+        """For a conditional model [1, C], one context shared by every sample, or [count, C]; absent otherwise."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        count: _builtins.int = ...,
+        seed: _builtins.int | None = ...,
+        context: Global___Tensor | None = ...,
+        with_log_prob: _builtins.bool = ...,
+        start: _builtins.int = ...,
+        chunk_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "context", b"context", "seed", b"seed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "chunk_rows", b"chunk_rows", "context", b"context", "count", b"count", "model", b"model", "seed", b"seed", "start", b"start", "version", b"version", "with_log_prob", b"with_log_prob"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
+    _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+
+Global___StreamSampleRequest: _TypeAlias = StreamSampleRequest  # noqa: Y015
+
+@_typing.final
+class StreamSampleResponse(_message.Message):
+    """Some of the samples of a StreamSampleRequest; the answers' rows, one after the other, are those of Sample."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    LOG_PROB_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that answers."""
+    version: _builtins.str
+    """The version that answers."""
+    seed: _builtins.int
+    """The seed that is used: the request's, or the one that the server drew."""
+    start: _builtins.int
+    """Index in the seed's stream of the first row here."""
+    @_builtins.property
+    def samples(self) -> Global___Tensor:
+        """[n, *event_shape]."""
+
+    @_builtins.property
+    def log_prob(self) -> Global___Tensor:
+        """[n], natural log; present when with_log_prob was set."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        start: _builtins.int = ...,
+        samples: Global___Tensor | None = ...,
+        log_prob: Global___Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["log_prob", b"log_prob", "samples", b"samples"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_prob", b"log_prob", "model", b"model", "samples", b"samples", "seed", b"seed", "start", b"start", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSampleResponse: _TypeAlias = StreamSampleResponse  # noqa: Y015
+
+@_typing.final
 class GetModelRequest(_message.Message):
     """Which model to describe."""
 

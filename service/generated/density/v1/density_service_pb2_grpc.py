@@ -54,6 +54,16 @@ class DensityServiceStub:
                 request_serializer=density_dot_v1_dot_density__service__pb2.SampleRequest.SerializeToString,
                 response_deserializer=density_dot_v1_dot_density__service__pb2.SampleResponse.FromString,
                 _registered_method=True)
+        self.StreamLogProb = channel.stream_stream(
+                '/density.v1.DensityService/StreamLogProb',
+                request_serializer=density_dot_v1_dot_density__service__pb2.StreamLogProbRequest.SerializeToString,
+                response_deserializer=density_dot_v1_dot_density__service__pb2.StreamLogProbResponse.FromString,
+                _registered_method=True)
+        self.StreamSample = channel.unary_stream(
+                '/density.v1.DensityService/StreamSample',
+                request_serializer=density_dot_v1_dot_density__service__pb2.StreamSampleRequest.SerializeToString,
+                response_deserializer=density_dot_v1_dot_density__service__pb2.StreamSampleResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/density.v1.DensityService/GetModel',
                 request_serializer=density_dot_v1_dot_density__service__pb2.GetModelRequest.SerializeToString,
@@ -95,6 +105,24 @@ class DensityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamLogProb(self, request_iterator, context):
+        """LogProb for more rows than one message holds: each message is a chunk of rows, each answer belongs to one chunk, and
+        answers come in the order of the chunks. The server reads only a few chunks further than it has answered, so a
+        client that does not read is soon not read from either. A chunk that is wrong as a whole ends the stream with its
+        error, after the answers to the chunks before it. Idempotent, chunk by chunk.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamSample(self, request, context):
+        """Sample for more rows than one message holds. The server draws only a few chunks further than the client has read. A
+        stream that was cut off is taken up again by its seed, with start after the last row received.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """What one model takes, and how well it fitted data it had not seen.
         """
@@ -121,6 +149,16 @@ def add_DensityServiceServicer_to_server(servicer, server):
                     servicer.Sample,
                     request_deserializer=density_dot_v1_dot_density__service__pb2.SampleRequest.FromString,
                     response_serializer=density_dot_v1_dot_density__service__pb2.SampleResponse.SerializeToString,
+            ),
+            'StreamLogProb': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamLogProb,
+                    request_deserializer=density_dot_v1_dot_density__service__pb2.StreamLogProbRequest.FromString,
+                    response_serializer=density_dot_v1_dot_density__service__pb2.StreamLogProbResponse.SerializeToString,
+            ),
+            'StreamSample': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamSample,
+                    request_deserializer=density_dot_v1_dot_density__service__pb2.StreamSampleRequest.FromString,
+                    response_serializer=density_dot_v1_dot_density__service__pb2.StreamSampleResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -197,6 +235,60 @@ class DensityService:
             '/density.v1.DensityService/Sample',
             density_dot_v1_dot_density__service__pb2.SampleRequest.SerializeToString,
             density_dot_v1_dot_density__service__pb2.SampleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamLogProb(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/density.v1.DensityService/StreamLogProb',
+            density_dot_v1_dot_density__service__pb2.StreamLogProbRequest.SerializeToString,
+            density_dot_v1_dot_density__service__pb2.StreamLogProbResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSample(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/density.v1.DensityService/StreamSample',
+            density_dot_v1_dot_density__service__pb2.StreamSampleRequest.SerializeToString,
+            density_dot_v1_dot_density__service__pb2.StreamSampleResponse.FromString,
             options,
             channel_credentials,
             insecure,

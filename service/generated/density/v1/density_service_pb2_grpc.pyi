@@ -54,6 +54,16 @@ class DensityServiceStub:
     """Draws samples. The same model version, seed and start give the same rows from any replica and any batch.
     Idempotent when seed is set.
     """
+    StreamLogProb: _grpc.StreamStreamMultiCallable[_density_service_pb2.StreamLogProbRequest, _density_service_pb2.StreamLogProbResponse]
+    """LogProb for more rows than one message holds: each message is a chunk of rows, each answer belongs to one chunk, and
+    answers come in the order of the chunks. The server reads only a few chunks further than it has answered, so a
+    client that does not read is soon not read from either. A chunk that is wrong as a whole ends the stream with its
+    error, after the answers to the chunks before it. Idempotent, chunk by chunk.
+    """
+    StreamSample: _grpc.UnaryStreamMultiCallable[_density_service_pb2.StreamSampleRequest, _density_service_pb2.StreamSampleResponse]
+    """Sample for more rows than one message holds. The server draws only a few chunks further than the client has read. A
+    stream that was cut off is taken up again by its seed, with start after the last row received.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_density_service_pb2.GetModelRequest, _density_service_pb2.GetModelResponse]
     """What one model takes, and how well it fitted data it had not seen."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_density_service_pb2.ListModelsRequest, _density_service_pb2.ListModelsResponse]
@@ -81,6 +91,16 @@ class DensityServiceAsyncStub(DensityServiceStub):
     Sample: _aio.UnaryUnaryMultiCallable[_density_service_pb2.SampleRequest, _density_service_pb2.SampleResponse]  # type: ignore[assignment]
     """Draws samples. The same model version, seed and start give the same rows from any replica and any batch.
     Idempotent when seed is set.
+    """
+    StreamLogProb: _aio.StreamStreamMultiCallable[_density_service_pb2.StreamLogProbRequest, _density_service_pb2.StreamLogProbResponse]  # type: ignore[assignment]
+    """LogProb for more rows than one message holds: each message is a chunk of rows, each answer belongs to one chunk, and
+    answers come in the order of the chunks. The server reads only a few chunks further than it has answered, so a
+    client that does not read is soon not read from either. A chunk that is wrong as a whole ends the stream with its
+    error, after the answers to the chunks before it. Idempotent, chunk by chunk.
+    """
+    StreamSample: _aio.UnaryStreamMultiCallable[_density_service_pb2.StreamSampleRequest, _density_service_pb2.StreamSampleResponse]  # type: ignore[assignment]
+    """Sample for more rows than one message holds. The server draws only a few chunks further than the client has read. A
+    stream that was cut off is taken up again by its seed, with start after the last row received.
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_density_service_pb2.GetModelRequest, _density_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """What one model takes, and how well it fitted data it had not seen."""
@@ -118,6 +138,28 @@ class DensityServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_density_service_pb2.SampleResponse, _abc.Awaitable[_density_service_pb2.SampleResponse]]:
         """Draws samples. The same model version, seed and start give the same rows from any replica and any batch.
         Idempotent when seed is set.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamLogProb(
+        self,
+        request_iterator: _MaybeAsyncIterator[_density_service_pb2.StreamLogProbRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_density_service_pb2.StreamLogProbResponse], _abc.AsyncIterator[_density_service_pb2.StreamLogProbResponse]]:
+        """LogProb for more rows than one message holds: each message is a chunk of rows, each answer belongs to one chunk, and
+        answers come in the order of the chunks. The server reads only a few chunks further than it has answered, so a
+        client that does not read is soon not read from either. A chunk that is wrong as a whole ends the stream with its
+        error, after the answers to the chunks before it. Idempotent, chunk by chunk.
+        """
+
+    @_abc_1.abstractmethod
+    def StreamSample(
+        self,
+        request: _density_service_pb2.StreamSampleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_density_service_pb2.StreamSampleResponse], _abc.AsyncIterator[_density_service_pb2.StreamSampleResponse]]:
+        """Sample for more rows than one message holds. The server draws only a few chunks further than the client has read. A
+        stream that was cut off is taken up again by its seed, with start after the last row received.
         """
 
     @_abc_1.abstractmethod
