@@ -14,6 +14,9 @@
 #define BLOCK_UNITS 32
 #define BLOCK_DEGREES 16
 
+// Weights are asked for so many inputs before they are used: the processor itself foresees none beyond a page.
+#define AHEAD 32
+
 // Registers of sums that the inner loop keeps: PANEL units by VECTORS registers of rows.
 #if defined(__AVX512F__)
 #define REGISTER 64

@@ -9,12 +9,28 @@ enum Activation { relu, tanh_, elu, leaky_relu, sigmoid_, softplus_ };
 
 template <typename T> static inline Vec<T> activate(Vec<T> z, int activation) {
   switch (activation) {
-    case relu: return z > T(0) ? z : (z != z ? z : all<T>(T(0)));
+    case relu: return z < T(0) ? all<T>(T(0)) : z;
     case tanh_: return tanh<T>(z);
     case elu: return z > T(0) ? z : expm1<T>(z);
     case leaky_relu: return z > T(0) ? z : z * T(0.01);
     case sigmoid_: return sigmoid<T>(z);
     default: return softplus<T>(z);
+  }
+}
+
+// A loop of its own for each activation.
+template <typename T, int A> static void activate_as(T* at, size_t count) {
+  for (size_t i = 0; i < count; i += Lanes<T>::count) store<T>(at + i, activate<T>(load<T>(at + i), A));
+}
+
+template <typename T> static inline void activate_all(T* at, size_t count, int activation) {
+  switch (activation) {
+    case relu: return activate_as<T, relu>(at, count);
+    case tanh_: return activate_as<T, tanh_>(at, count);
+    case elu: return activate_as<T, elu>(at, count);
+    case leaky_relu: return activate_as<T, leaky_relu>(at, count);
+    case sigmoid_: return activate_as<T, sigmoid_>(at, count);
+    default: return activate_as<T, softplus_>(at, count);
   }
 }
 
@@ -65,6 +81,7 @@ static inline void panel(const T* weight, int unit_stride, int input_stride, con
   in += (size_t)from * rows;
 #pragma GCC unroll 2
   for (int k = from; k < to; k++, weight += input_stride, in += rows) {
+    __builtin_prefetch(weight + AHEAD * input_stride);
     vec h[Q];
 #pragma GCC unroll 8
     for (int q = 0; q < Q; q++) h[q] = *(const vec*)(in + q * R::count);
@@ -93,37 +110,37 @@ static inline void units_of(const T* weight, int stride, const T* in, int known,
     panel<T, 1, Q>(weight + (size_t)u * stride, stride, 1, nullptr, in, 0, known, out + (size_t)u * rows, rows);
 }
 
-// Units `start` to before `stop` of a layer, Q registers of rows: whole panels, and pieces of one at the ends.
-template <typename T, int Q>
-static void panels(const Linear<T>& l, int start, int stop, bool opens, int from, int to, const T* in, T* out, int rows) {
+// U units of a panel and all rows.
+template <typename T, int U>
+static void piece(const T* weight, const T* bias, const T* in, int from, int to, T* out, int rows) {
+  const int step = Register<T>::count;
+  int r = 0;
+  for (; r + VECTORS * step <= rows; r += VECTORS * step)
+    panel<T, U, VECTORS>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
+  for (; r + 2 * step <= rows; r += 2 * step) panel<T, U, 2>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
+  for (; r < rows; r += step) panel<T, U, 1>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
+}
+
+// Adds inputs `from` to before `to` to the sums of units `start` to before `stop`; `opens` starts them at their biases.
+// `in` is [inputs][rows] and `out` [units][rows], `rows` a multiple of Lanes<T>::count.
+template <typename T>
+static void add_units(const Linear<T>& l, int start, int stop, bool opens, int from, int to, const T* in, T* out, int rows) {
+  if (from >= to && !opens) return;
   for (int u = start; u < stop;) {
     int place = u % PANEL, units = std::min(PANEL - place, stop - u);
     const T* weight = &l.by_panel[(size_t)(u - place) * l.inputs + place];
     const T* bias = opens ? &l.bias[u] : nullptr;
     T* at = out + (size_t)u * rows;
     switch (units) {
-      case 1: panel<T, 1, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
-      case 2: panel<T, 2, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
-      case 3: panel<T, 3, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
-      case 4: panel<T, 4, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
-      case 5: panel<T, 5, Q>(weight, 1, PANEL, bias, in, from, to, at, rows); break;
-      default: panel<T, PANEL, Q>(weight, 1, PANEL, bias, in, from, to, at, rows);
+      case 1: piece<T, 1>(weight, bias, in, from, to, at, rows); break;
+      case 2: piece<T, 2>(weight, bias, in, from, to, at, rows); break;
+      case 3: piece<T, 3>(weight, bias, in, from, to, at, rows); break;
+      case 4: piece<T, 4>(weight, bias, in, from, to, at, rows); break;
+      case 5: piece<T, 5>(weight, bias, in, from, to, at, rows); break;
+      default: piece<T, PANEL>(weight, bias, in, from, to, at, rows);
     }
     u += units;
   }
-}
-
-// Adds inputs `from` to before `to` to the sums of units `start` to before `stop`; `opens` starts them at their biases.
-// `in` is [inputs][rows] and `out` [units][rows], `rows` a multiple of Lanes<T>::count.
-template <typename T>
-static inline void add_units(const Linear<T>& l, int start, int stop, bool opens, int from, int to, const T* in, T* out, int rows) {
-  if (start >= stop || (from >= to && !opens)) return;
-  const int step = Register<T>::count;
-  int r = 0;
-  for (; r + VECTORS * step <= rows; r += VECTORS * step)
-    panels<T, VECTORS>(l, start, stop, opens, from, to, in + r, out + r, rows);
-  for (; r + 2 * step <= rows; r += 2 * step) panels<T, 2>(l, start, stop, opens, from, to, in + r, out + r, rows);
-  for (; r < rows; r += step) panels<T, 1>(l, start, stop, opens, from, to, in + r, out + r, rows);
 }
 
 template <typename T> struct Layer {

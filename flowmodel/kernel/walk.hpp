@@ -40,9 +40,7 @@ static void walk_rows(const Layer<T>& layer, const Transformer<T>& transformer, 
       for (int l = 0; l <= outputs; l++) {
         int start = layer.begin(l, t), stop = layer.end(l, t);
         add_units<T>(layer.linear[l], start, stop, false, layer.known_before(l, first), layer.known(l, t), h[l], h[l + 1], rows);
-        if (l == outputs) continue;
-        for (size_t i = (size_t)start * rows; i < (size_t)stop * rows; i += Lanes<T>::count)
-          store<T>(h[l + 1] + i, activate<T>(load<T>(h[l + 1] + i), layer.activation));
+        if (l < outputs) activate_all<T>(h[l + 1] + (size_t)start * rows, (size_t)(stop - start) * rows, layer.activation);
       }
       const int start = layer.begin(outputs, t), stop = layer.end(outputs, t);
       T* params = h[outputs + 1] + (size_t)start * rows;
