@@ -68,6 +68,9 @@ class Settings(BaseSettings):
     torchserve_management_address: str | None = Field(
         None, description="host:port of that TorchServe's gRPC management API."
     )
+    torchserve_key_file: Path | None = Field(
+        None, description="key_file.json of that TorchServe, where it asks for its keys; a child has its own."
+    )
     torchserve_start_timeout_seconds: float = Field(
         120.0, gt=0, description="How long TorchServe may take to start, and to load a model."
     )

@@ -13,6 +13,7 @@ from google.protobuf.empty_pb2 import Empty
 
 from flowmodel.runtime.envelope import EnvelopeError, pack, unpack
 from service.engines.engine import EngineError, EngineUnavailable, FloatArray, ModelKey, RequestRejected
+from service.engines.torchserve.keys import KeyFile
 from service.generated.torchserve import inference_pb2, inference_pb2_grpc, management_pb2, management_pb2_grpc
 
 T = TypeVar("T")
@@ -47,10 +48,12 @@ class TorchServeClient:
         address: host:port of its inference API.
         management_address: host:port of its management API.
         timeout_seconds: longest wait for a prediction, a little over what TorchServe itself allows a worker.
+        keys: what it asks its callers for.
     """
 
-    def __init__(self, address: str, management_address: str, timeout_seconds: float) -> None:
+    def __init__(self, address: str, management_address: str, timeout_seconds: float, keys: KeyFile) -> None:
         self._timeout = timeout_seconds
+        self._keys = keys
         self._channels = [grpc.aio.insecure_channel(a, _CHANNEL_OPTIONS) for a in (address, management_address)]
         self._inference = inference_pb2_grpc.InferenceAPIsServiceStub(self._channels[0])
         self._management = management_pb2_grpc.ManagementAPIsServiceStub(self._channels[1])
@@ -66,9 +69,15 @@ class TorchServeClient:
         Raises:
             EngineUnavailable: they do not, within the time.
         """
-        await _translated(self._inference.Ping(Empty(), timeout=timeout_seconds, wait_for_ready=True))
+        await _translated(
+            self._inference.Ping(Empty(), timeout=timeout_seconds, wait_for_ready=True, metadata=self._keys.inference())
+        )
         listing = management_pb2.ListModelsRequest(limit=1)
-        await _translated(self._management.ListModels(listing, timeout=timeout_seconds, wait_for_ready=True))
+        await _translated(
+            self._management.ListModels(
+                listing, timeout=timeout_seconds, wait_for_ready=True, metadata=self._keys.management()
+            )
+        )
 
     async def predict(
         self, key: ModelKey, header: dict[str, Any], arrays: dict[str, FloatArray]
@@ -83,7 +92,9 @@ class TorchServeClient:
         request = inference_pb2.PredictionsRequest(
             model_name=key.name, model_version=str(key.version), input={"envelope": pack(header, dict(arrays))}
         )
-        response = await _translated(self._inference.Predictions(request, timeout=self._timeout))
+        response = await _translated(
+            self._inference.Predictions(request, timeout=self._timeout, metadata=self._keys.inference())
+        )
         try:
             answer, results = unpack(response.prediction)
         except EnvelopeError as error:
@@ -106,7 +117,9 @@ class TorchServeClient:
             response_timeout=response_timeout,
             startup_timeout=max(int(start_timeout), 1),
         )
-        await _translated(self._management.RegisterModel(request, timeout=start_timeout))
+        await _translated(
+            self._management.RegisterModel(request, timeout=start_timeout, metadata=self._keys.management())
+        )
 
     async def unregister(self, key: ModelKey, heir: ModelKey | None) -> None:
         """Unload a version; ``heir`` is another version of the model, which becomes TorchServe's default.
@@ -115,9 +128,13 @@ class TorchServeClient:
         """
         if heir is not None:
             default = management_pb2.SetDefaultRequest(model_name=heir.name, model_version=str(heir.version))
-            await _translated(self._management.SetDefault(default, timeout=self._timeout))
+            await _translated(
+                self._management.SetDefault(default, timeout=self._timeout, metadata=self._keys.management())
+            )
         request = management_pb2.UnregisterModelRequest(model_name=key.name, model_version=str(key.version))
-        await _translated(self._management.UnregisterModel(request, timeout=self._timeout))
+        await _translated(
+            self._management.UnregisterModel(request, timeout=self._timeout, metadata=self._keys.management())
+        )
 
     async def is_ready(self, key: ModelKey) -> bool:
         """Whether a worker has this version loaded.
@@ -126,7 +143,9 @@ class TorchServeClient:
             NotRegistered: TorchServe does not know it.
         """
         request = management_pb2.DescribeModelRequest(model_name=key.name, model_version=str(key.version))
-        answer = await _translated(self._management.DescribeModel(request, timeout=self._timeout))
+        answer = await _translated(
+            self._management.DescribeModel(request, timeout=self._timeout, metadata=self._keys.management())
+        )
         try:
             workers = [worker for model in json.loads(answer.msg) for worker in model["workers"]]
             return any(worker["status"] == "READY" for worker in workers)
@@ -142,6 +161,9 @@ async def _translated(call: Awaitable[T]) -> T:
         code, text = error.code(), _first_line(error)
         if any(part in text for part in _WORKER_GONE):
             raise WorkerGone(f"TorchServe has no worker for the model now: {text}") from error
+        if code == grpc.StatusCode.PERMISSION_DENIED:
+            text = f"TorchServe refuses the gateway's key ({text}); does torchserve_key_file name its key_file.json?"
+            raise EngineError(text) from error
         if code == grpc.StatusCode.NOT_FOUND or text.startswith(_NOT_REGISTERED):
             raise NotRegistered(text) from error
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):

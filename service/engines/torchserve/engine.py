@@ -14,6 +14,7 @@ import numpy as np
 
 from service.engines.engine import Draw, EngineError, EngineUnavailable, FloatArray, ModelKey
 from service.engines.torchserve.client import NotRegistered, TorchServeClient, WorkerGone
+from service.engines.torchserve.keys import KeyFile
 from service.engines.torchserve.options import TorchServeOptions
 from service.engines.torchserve.process import TorchServeProcess
 
@@ -79,7 +80,9 @@ class TorchServeEngine:
         if self._client is not None or self._watcher is not None:
             return
         if self._options.address is not None:
-            await self._connect(self._options.address, self._options.management_address or "")
+            await self._connect(
+                self._options.address, self._options.management_address or "", KeyFile(self._options.key_file)
+            )
             self._watcher = asyncio.create_task(self._watch_elsewhere(self._up()))
         else:
             await self._start_child()
@@ -183,8 +186,8 @@ class TorchServeEngine:
         else:
             self._well.clear()
 
-    async def _connect(self, address: str, management_address: str) -> None:
-        client = TorchServeClient(address, management_address, self._options.response_timeout_seconds + 10)
+    async def _connect(self, address: str, management_address: str, keys: KeyFile) -> None:
+        client = TorchServeClient(address, management_address, self._options.response_timeout_seconds + 10, keys)
         try:
             await client.wait_until_up(self._options.start_timeout_seconds)
         except BaseException:
@@ -199,7 +202,7 @@ class TorchServeEngine:
         try:
             await process.start()
             ports = process.ports
-            await self._connect(f"127.0.0.1:{ports.grpc_inference}", f"127.0.0.1:{ports.grpc_management}")
+            await self._connect(f"127.0.0.1:{ports.grpc_inference}", f"127.0.0.1:{ports.grpc_management}", process.keys)
         except BaseException:
             await process.stop()
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ class TorchServeOptions:
     Attributes:
         address: host:port of the gRPC inference API of a TorchServe that runs elsewhere; None starts a child.
         management_address: host:port of its gRPC management API; needed with ``address``.
+        key_file: the ``key_file.json`` of that TorchServe; None where it asks for no keys. A child has its own.
         threads: over how many threads a worker spreads the rows of one call.
         heap: Java heap of the child, as ``512m``.
         start_timeout_seconds: how long the child may take to start, and a model to load.
@@ -28,6 +30,7 @@ class TorchServeOptions:
 
     address: str | None = None
     management_address: str | None = None
+    key_file: Path | None = None
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     heap: str = "512m"
     start_timeout_seconds: float = 120.0
@@ -48,6 +51,7 @@ class TorchServeOptions:
         return cls(
             address=settings.torchserve_address,
             management_address=settings.torchserve_management_address,
+            key_file=settings.torchserve_key_file,
             threads=settings.threads,
             heap=settings.torchserve_heap,
             start_timeout_seconds=settings.torchserve_start_timeout_seconds,

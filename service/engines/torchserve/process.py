@@ -20,6 +20,7 @@ import psutil
 
 from service.engines.engine import EngineError
 from service.engines.torchserve import launcher
+from service.engines.torchserve.keys import KeyFile
 from service.engines.torchserve.options import TorchServeOptions
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,9 @@ _LONGEST_SOCKET_FOLDER = 80
 
 _PATIENCE_SECONDS = {signal.SIGTERM: 1.0, signal.SIGKILL: 10.0}
 """How long TorchServe may take over a signal. Asked nicely it would idle for two seconds, with nothing left to save."""
+
+_KEY_MINUTES = 10 * 365 * 24 * 60
+"""Keys are new with every start; ending earlier, as after an hour unless configured, would only be an outage."""
 
 _LOG4J = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -61,6 +65,7 @@ class TorchServeProcess:
     Attributes:
         ports: where it listens.
         model_store: the only folder that it loads archives from.
+        keys: what it asks its callers for, once it is started.
     """
 
     def __init__(self, options: TorchServeOptions) -> None:
@@ -71,6 +76,7 @@ class TorchServeProcess:
         self._last_lines: deque[str] = deque(maxlen=20)
         self._folder = Path(tempfile.mkdtemp(prefix="flowmodel-ts-", dir=_temporary_root()))
         self.model_store = self._folder / "store"
+        self.keys = KeyFile(self._folder / "key_file.json")
         self.ports = _free_ports()
 
     @property
@@ -196,8 +202,9 @@ class TorchServeProcess:
             "allowed_urls": "none://.*",
             "install_py_dep_per_model": "false",
             "enable_envvars_config": "false",
-            # Listening on loopback alone, with the gateway as its only client.
-            "disable_token_authorization": "true",
+            # Every caller on this machine could reach it; the keys are in a file of this folder, which is ours alone.
+            "disable_token_authorization": "false",
+            "token_expiration_min": _KEY_MINUTES,
             "enable_model_api": "true",
             "max_request_size": 4 * self._options.message_bytes,
             "max_response_size": 4 * self._options.message_bytes,

@@ -1,12 +1,14 @@
 """The real TorchServe: what curl gets from it, what it batches, and that it is kept alive and ended."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 
+import grpc
 import httpx
 import numpy as np
 import psutil
@@ -15,6 +17,7 @@ import pytest
 from flowmodel.runtime.noise import standard_normal
 from service.engines.engine import EngineError, EngineUnavailable
 from service.engines.torchserve import TorchServeEngine, TorchServeOptions
+from service.engines.torchserve.keys import KeyFile
 
 ROWS = standard_normal(3, 0, 4, 3).astype("<f4")
 
@@ -26,7 +29,8 @@ def post(torchserve, plain):
 
     async def post(content: bytes | str, content_type: str) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False) as client:
-            return await client.post(url, content=content, headers={"content-type": content_type})
+            headers = {"content-type": content_type, **dict(torchserve.process.keys.inference())}
+            return await client.post(url, content=content, headers=headers)
 
     return post
 
@@ -126,7 +130,9 @@ async def test_an_address_of_one_that_runs_elsewhere(torchserve, plain, shelf) -
     ports = torchserve.process.ports
     elsewhere = TorchServeEngine(
         TorchServeOptions(
-            address=f"127.0.0.1:{ports.grpc_inference}", management_address=f"127.0.0.1:{ports.grpc_management}"
+            address=f"127.0.0.1:{ports.grpc_inference}",
+            management_address=f"127.0.0.1:{ports.grpc_management}",
+            key_file=torchserve.process.model_store.parent / "key_file.json",
         )
     )
     await elsewhere.start()
@@ -140,6 +146,76 @@ async def test_an_address_of_one_that_runs_elsewhere(torchserve, plain, shelf) -
     finally:
         await elsewhere.close()
     assert torchserve.healthy
+
+
+async def test_the_key_of_one_that_runs_elsewhere_is_asked_for_by_its_setting(torchserve) -> None:
+    ports = torchserve.process.ports
+    engine = TorchServeEngine(
+        TorchServeOptions(
+            address=f"127.0.0.1:{ports.grpc_inference}", management_address=f"127.0.0.1:{ports.grpc_management}"
+        )
+    )
+    with pytest.raises(EngineError, match="does torchserve_key_file name its"):
+        await engine.start()
+    await engine.close()
+
+
+INFERENCE = "org.pytorch.serve.grpc.inference.InferenceAPIsService"
+MANAGEMENT = "org.pytorch.serve.grpc.management.ManagementAPIsService"
+EVERY_CALL = [
+    *((INFERENCE, method) for method in ("Ping", "Predictions", "StreamPredictions", "StreamPredictions2")),
+    *((MANAGEMENT, method) for method in ("DescribeModel", "ListModels", "RegisterModel", "ScaleWorker", "SetDefault")),
+    (MANAGEMENT, "UnregisterModel"),
+]
+
+
+@pytest.mark.parametrize(("api", "method"), EVERY_CALL)
+async def test_a_call_without_its_key_is_refused(torchserve, plain, api, method) -> None:
+    """Every method that TorchServe 0.12 has, whether the gateway uses it or not."""
+    keys, ports = torchserve.process.keys, torchserve.process.ports
+    port, wrong = (
+        (ports.grpc_inference, keys.management()) if api == INFERENCE else (ports.grpc_management, keys.inference())
+    )
+    # In all of these the first field is a text, and in most the model's name.
+    message = b"" if method == "Ping" else bytes([10, len(plain.name)]) + plain.name.encode()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for metadata in ((), wrong, (("authorization", "Bearer guess"),)):
+            call = channel.stream_stream(f"/{api}/{method}")(iter([message]), metadata=metadata, timeout=20)
+            with pytest.raises(grpc.aio.AioRpcError, match="Token Authorization failed"):
+                _ = [part async for part in call]
+    assert torchserve.healthy
+
+
+async def test_an_http_call_without_its_key_is_refused(torchserve) -> None:
+    ports = torchserve.process.ports
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for url in (
+            f"http://127.0.0.1:{ports.inference}/predictions/plain",
+            f"http://127.0.0.1:{ports.management}/models",
+        ):
+            response = await client.post(url)
+            assert response.status_code == 400
+            assert "Token Authorization failed" in response.text
+
+
+async def test_its_folder_and_its_keys_are_this_users_alone(torchserve) -> None:
+    folder = torchserve.process.model_store.parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "key_file.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_file_is_followed_and_never_told(tmp_path) -> None:
+    path = tmp_path / "key_file.json"
+    keys = KeyFile(path)
+    with pytest.raises(EngineError, match=r"cannot read TorchServe's keys in .*key_file.json: No such file"):
+        keys.inference()
+    for secret in ("first", "second"):
+        path.write_text(json.dumps({kind: {"key": secret} for kind in ("inference", "management")}))
+        assert keys.management() == (("authorization", f"Bearer {secret}"),)
+    path.write_text('{"inference": {"key": "third"}}')
+    with pytest.raises(EngineError, match=r"is not the key_file.json of a TorchServe") as raised:
+        keys.inference()
+    assert "third" not in str(raised.value)
 
 
 async def test_nobody_at_the_address() -> None:
@@ -167,11 +243,14 @@ async def test_no_line_of_output_for_a_request(torchserve, plain, caplog) -> Non
 
 async def test_models_are_not_fetched_from_urls(torchserve) -> None:
     url = f"http://127.0.0.1:{torchserve.process.ports.management}/models"
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, headers=dict(torchserve.process.keys.management())) as client:
         for source in ("http://127.0.0.1:1/evil.mar", "file:///etc/passwd"):
             response = await client.post(url, params={"url": source})
             assert response.status_code == 404, response.text
             assert "does not match any allowed URL" in response.text
+        response = await client.post(url, params={"url": "../key_file.json"})
+        assert response.status_code == 404
+        assert "Relative path is not allowed" in response.text
 
 
 async def test_close_leaves_nothing(plain) -> None:
