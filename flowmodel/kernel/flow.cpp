@@ -47,7 +47,7 @@ struct Flow {
   virtual ~Flow() = default;
   virtual void add_permutation(const int64_t* places) = 0;
   virtual void add_elementwise(int inverted) = 0;
-  virtual void add_autoregressive(int inverted, int activation, const int64_t* order) = 0;
+  virtual void add_autoregressive(int inverted, int kept, int activation, const int64_t* order) = 0;
   virtual void set_affine(int scale, int clamps, double low, double high) = 0;
   virtual void set_spline(int linear, int bins, double bound, double slope_shift) = 0;
   virtual void set_values(const void* values) = 0;
@@ -83,8 +83,9 @@ template <typename T> struct FlowOf final : Flow {
 
   void add_elementwise(int inverted) override { elementwise = add_transforming<Elementwise<T>>(inverted); }
 
-  void add_autoregressive(int inverted, int activation, const int64_t* order) override {
+  void add_autoregressive(int inverted, int kept, int activation, const int64_t* order) override {
     autoregressive = add_transforming<Autoregressive<T>>(inverted);
+    autoregressive->layer.kept = kept;
     autoregressive->layer.activation = activation;
     autoregressive->set_order(order, dims);
   }
@@ -235,8 +236,8 @@ void* flow_new(int is_double, int dims, int context_size) {
 void flow_delete(Flow* flow) { delete flow; }
 void flow_permutation(Flow* flow, const int64_t* places) { flow->add_permutation(places); }
 void flow_elementwise(Flow* flow, int inverted) { flow->add_elementwise(inverted); }
-void flow_autoregressive(Flow* flow, int inverted, int activation, const int64_t* order) {
-  flow->add_autoregressive(inverted, activation, order);
+void flow_autoregressive(Flow* flow, int inverted, int kept, int activation, const int64_t* order) {
+  flow->add_autoregressive(inverted, kept, activation, order);
 }
 // Of the part added last; first its transformer, then its numbers.
 void flow_affine(Flow* flow, int scale, int clamps, double low, double high) { flow->set_affine(scale, clamps, low, high); }

@@ -3,6 +3,8 @@
 // Hidden units are sorted by degree. Once x_1 .. x_t are known, exactly the units of degree t can be computed, and they
 // are all that the parameters of dimension t + 1 still lack. Each weight that the mask leaves is used once, so both
 // directions cost half a dense pass. Solving for x or being given it differs in the transformer alone.
+//
+// A coupling layer is one of these, all of whose units have the degree of the dimensions that it keeps.
 #pragma once
 
 enum Activation { relu, tanh_, elu, leaky_relu, sigmoid_, softplus_ };
@@ -144,7 +146,7 @@ static void add_units(const Linear<T>& l, int start, int stop, bool opens, int f
 }
 
 template <typename T> struct Layer {
-  int dims = 0, params_per_dim = 2, context_size = 0, activation = 0;
+  int dims = 0, kept = 0, params_per_dim = 2, context_size = 0, activation = 0;  // kept: of coupling, the first dimensions
   std::vector<Linear<T>> linear;           // the hidden layers and the outputs: P rows for each dimension
   std::vector<std::vector<int>> offsets;   // of each hidden layer, for each t the units with a degree of at most t
   Linear<T> context, skip;                 // from the context to the first layer, from x to the outputs; of 0 units if absent
@@ -160,8 +162,12 @@ template <typename T> struct Layer {
   // Degrees are taken in blocks: what came before a block is added to all of its units at once, by whole panels.
   void set_blocks() {
     blocks.assign(1, 0);
-    for (int t = 1; t < dims; t++)
-      if (end(0, t - 1) - begin(0, blocks.back()) >= BLOCK_UNITS || t - blocks.back() >= BLOCK_DEGREES) blocks.push_back(t);
+    for (int t = 1; t < dims; t++) {
+      // All that a coupling layer computes is known from its first degree on.
+      bool couples = kept && (t == kept || t == kept + 1);
+      if (couples || end(0, t - 1) - begin(0, blocks.back()) >= BLOCK_UNITS || t - blocks.back() >= BLOCK_DEGREES)
+        blocks.push_back(t);
+    }
     blocks.push_back(dims);
   }
 

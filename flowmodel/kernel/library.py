@@ -23,7 +23,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_delete": (None, [_POINTER]),
     "flow_permutation": (None, [_POINTER, _POINTER]),
     "flow_elementwise": (None, [_POINTER, _INT]),
-    "flow_autoregressive": (None, [_POINTER, _INT, _INT, _POINTER]),
+    "flow_autoregressive": (None, [_POINTER, _INT, _INT, _INT, _POINTER]),
     "flow_affine": (None, [_POINTER, _INT, _INT, _DOUBLE, _DOUBLE]),
     "flow_spline": (None, [_POINTER, _INT, _INT, _DOUBLE, _DOUBLE]),
     "flow_values": (None, [_POINTER, _POINTER]),

@@ -94,6 +94,8 @@ class NativeFlow:
             self._call("flow_standardize", _float64(part.location), _float64(part.scale))
         elif kind == "FoldedAutoregressive":
             self._add_autoregressive(part, inverted)
+        elif kind == "FoldedCoupling":
+            self._add_coupling(part, inverted)
         elif kind == "FoldedElementwise":
             self._call("flow_elementwise", int(inverted))
             self._set_transformer(part.transformer)
@@ -103,18 +105,38 @@ class NativeFlow:
 
     def _add_autoregressive(self, part: Any, inverted: bool) -> None:
         network = part.network
-        self._call("flow_autoregressive", int(inverted), ACTIVATIONS.index(network.nonlinearity), _int64(part.order))
+        activation = ACTIVATIONS.index(network.nonlinearity)
+        self._call("flow_autoregressive", int(inverted), 0, activation, _int64(part.order))
         self._set_transformer(part.walk.transformer)
-        offsets = [*part.walk.offsets, None]
-        for layer, of_layer in zip(network.layers.children(), offsets, strict=True):
-            units, inputs = layer.weight.shape
-            weight, bias = self._numbers(layer.weight), self._numbers(layer.bias)
-            places = None if of_layer is None else np.asarray(of_layer, np.int64)
-            self._call("flow_linear", units, inputs, weight, bias, places)
+        weights, biases = network.weights(), network.biases()
+        for weight, bias, offsets in zip(weights, biases, [*part.walk.offsets, None], strict=True):
+            self._add_linear(weight, bias, offsets)
         if network.has_context:
             self._call("flow_context", self._numbers(network.context_weight))
         if network.has_skip:
             self._call("flow_skip", self._numbers(network.skip_weight))
+
+    def _add_coupling(self, part: Any, inverted: bool) -> None:
+        """The autoregressive layer whose first dimensions stay, and whose units all read these and nothing else."""
+        network, kept, size = part.network, int(part.split), self.event_size
+        activation = ACTIVATIONS.index(network.nonlinearity)
+        self._call("flow_autoregressive", int(inverted), kept, activation, np.arange(size))
+        self._set_transformer(part.transformer)
+        weights, biases = list(network.weights()), list(network.biases())
+        no_outputs = kept * int(part.transformer.params_per_dim)
+        weights[0] = torch.nn.functional.pad(weights[0], (0, size - kept))
+        weights[-1] = torch.nn.functional.pad(weights[-1], (0, 0, no_outputs, 0))
+        biases[-1] = torch.nn.functional.pad(biases[-1], (0, 0, no_outputs, 0))
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            self._add_linear(weight, bias, [0] * kept + [len(weight)] * (size - kept))
+        self._add_linear(weights[-1], biases[-1], None)
+        if network.has_context:
+            self._call("flow_context", self._numbers(network.context_weight))
+
+    def _add_linear(self, weight: torch.Tensor, bias: torch.Tensor, offsets: list[int] | None) -> None:
+        places = None if offsets is None else np.asarray(offsets, np.int64)
+        units, inputs = weight.shape
+        self._call("flow_linear", units, inputs, self._numbers(weight), self._numbers(bias), places)
 
     def _set_transformer(self, transformer: Any) -> None:
         kind = _kind(transformer)

@@ -50,7 +50,10 @@ static void walk_rows(const Layer<T>& layer, const Transformer<T>& transformer, 
         for (int r = 0; r < (stop - start) * rows; r += Lanes<T>::count)
           store<T>(params + r, load<T>(params + r) + load<T>(skipped + (size_t)start * rows + r));
       }
-      finish_dimension<T>(transformer, params, rows, given + (size_t)t * rows, found + (size_t)t * rows, log_det, rows, solve);
+      const T* of_given = given + (size_t)t * rows;
+      T* of_found = found + (size_t)t * rows;
+      if (t < layer.kept) std::copy(of_given, of_given + rows, of_found);
+      else finish_dimension<T>(transformer, params, rows, of_given, of_found, log_det, rows, solve);
     }
   }
 }
@@ -118,7 +121,8 @@ static void walk_units(const Layer<T>& layer, const Transformer<T>& transformer,
       const T* skip = skipped + (size_t)r * layer.skip.padded + layer.begin(last + 1, t);
       for (int p = 0; p < layer.params_per_dim; p++) params[p * lanes + r] = layer.skip.units ? out[p] + skip[p] : out[p];
     }
-    finish_dimension<T>(transformer, params, lanes, given + t * lanes, found + t * lanes, log_det, lanes, solve);
+    if (t < layer.kept) std::copy(given + t * lanes, given + (t + 1) * lanes, found + t * lanes);
+    else finish_dimension<T>(transformer, params, lanes, given + t * lanes, found + t * lanes, log_det, lanes, solve);
     for (int r = 0; r < used; r++) row_x[(size_t)r * layer.dims + t] = x[t * lanes + r];
     spread<T>(layer.linear[0], layer.end(0, t), t, t + 1, row_x, layer.dims, sums[0], layer.linear[0].padded, used);
     if (layer.skip.units) spread<T>(layer.skip, layer.end(last + 1, t), t, t + 1, row_x, layer.dims, skipped, layer.skip.padded, used);
