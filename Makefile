@@ -11,10 +11,11 @@ BENCH := .venv-bench/bin/python
 # Other implementations, which tests compare with and benchmarks run beside. Some bring old pins of their own, so none of
 # them brings its dependencies.
 PEERS := --no-deps flowtorch zuko nflows umnn
+BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test lint bench bench-quality clean
+.PHONY: help serve train-export test lint bench bench-kernel bench-quality clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -56,11 +57,15 @@ lint: $(VENV)/.dev ## check style and types
 	$(PYTHON) -m venv .venv-bench
 	$(BENCH) $(PIP) torch
 	$(BENCH) $(PIP) -e '.[train]' flowjax matplotlib scikit-learn
-	$(BENCH) $(PIP) $(PEERS)
+	$(BENCH) $(PIP) $(BENCH_PEERS)
 	@touch $@
 
-bench: .venv-bench/.done ## run the benchmarks beside their peers and write benchmarks/results/
-	@for program in benchmarks/bench_*.py; do $(BENCH) $$program || exit 1; done
+bench: .venv-bench/.done ## every benchmark beside its peers, in short; nothing is recorded
+	@$(BENCH) benchmarks/bench_kernel.py --quick
+	@$(BENCH) benchmarks/bench_quality.py
+
+bench-kernel: .venv-bench/.done ## the native code beside six other libraries, recorded (about 20 minutes)
+	@$(BENCH) benchmarks/bench_kernel.py
 
 bench-quality: .venv-bench/.done ## held-out likelihood beside zuko, nflows and FlowJAX on every table (about half an hour)
 	@$(BENCH) benchmarks/bench_quality.py --full
