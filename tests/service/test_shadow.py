@@ -119,21 +119,22 @@ def test_more_than_the_shadow_can_do_is_dropped_and_counted(service: Running) ->
 def test_nothing_is_compared_while_requests_wait(service: Running, rows: np.ndarray) -> None:
     engine, shadows = service.service.engine, service.service.gateway.shadows
     served = service.service.registry.default("wine")
-    with DensityClient(service.grpc) as client, engine_held(service):
-        busy = in_background(lambda: client.score("wine", rows))
-        wait_for_call(service)
-        waiting = in_background(lambda: client.score("wine", rows))
-        wait_for_queue(service, len(rows))
+    with DensityClient(service.grpc) as client:
+        with engine_held(service):
+            busy = in_background(lambda: client.score("wine", rows))
+            wait_for_call(service)
+            waiting = in_background(lambda: client.score("wine", rows))
+            wait_for_queue(service, len(rows))
 
-        async def offer() -> None:
-            shadows.offer(served, rows, None, np.zeros(len(rows), np.float32))
+            async def offer() -> None:
+                shadows.offer(served, rows, None, np.zeros(len(rows), np.float32))
 
-        before = list(engine.calls)
-        service.run(offer())
-        assert counted(service, "dropped") == len(rows)
-        assert engine.calls == before
-    busy.result(10)
-    waiting.result(10)
+            before = list(engine.calls)
+            service.run(offer())
+            assert counted(service, "dropped") == len(rows)
+            assert engine.calls == before
+        busy.result(10)
+        waiting.result(10)
     settle(service)
 
 
