@@ -21,8 +21,11 @@ def ready_text(service: Service, ports: Ports) -> str:
     scheme = "https" if tls else "http"
     token = service.settings.token_file is not None
     host = _host(service.settings.host)
-    models = ", ".join(f"{name}/{service.registry.resolve(name).key.version}" for name in service.registry.names())
-    served = service.registry.resolve(service.registry.names()[0])
+    answering = [
+        service.registry.default(name) or service.registry.versions(name)[0] for name in service.registry.names()
+    ]
+    models = ", ".join(str(served.key) for served in answering)
+    served = answering[0]
     return "\n".join(
         (
             f"Ready: {models} by {service.engine.name}, gRPC {host}:{ports.grpc}, HTTP {scheme}://{host}:{ports.http}, "

@@ -144,6 +144,13 @@ class PermissionDenied(ServiceError):  # noqa: N818
         self.scope = scope
 
 
+class FailedPrecondition(ServiceError):  # noqa: N818
+    """What is asked for cannot be done as things are: a version that serves cannot be retired."""
+
+    code = "FAILED_PRECONDITION"
+    http_status = 400
+
+
 class QueueFull(ServiceError):  # noqa: N818
     """More rows wait for the model than the queue holds; nothing of the request was started."""
 

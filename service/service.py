@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from flowmodel.artefact.store import ModelStore
+from service.admin.server import AdminServer
 from service.engines import create
 from service.engines.engine import Engine
 from service.gateway import Gateway
@@ -34,6 +35,7 @@ class Ports:
 
     grpc: int
     http: int
+    admin: int | None = None
 
 
 class Service:
@@ -63,6 +65,7 @@ class Service:
         certificates = Certificates.from_settings(settings)
         self._rpc = RpcServer(self.gateway, settings, admission, certificates)
         self._web = WebServer(self.gateway, settings, admission, certificates)
+        self._admin = AdminServer.from_settings(settings, self.registry, self.watcher, self.metrics, certificates)
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = asyncio.Event()
         self._ready = asyncio.Event()
@@ -78,7 +81,11 @@ class Service:
                 "anybody who reaches %s can ask for everything: no tokens are asked for (the setting token_file)",
                 self.settings.host,
             )
-        return Ports(grpc=await self._rpc.start(), http=await self._web.start())
+        return Ports(
+            grpc=await self._rpc.start(),
+            http=await self._web.start(),
+            admin=await self._admin.start() if self._admin is not None else None,
+        )
 
     async def load(self) -> None:
         """Start the engine, load what the store holds, and watch both from then on.
@@ -108,6 +115,8 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._admin is not None:
+            await self._admin.stop()
         await self.gateway.shadows.close()
         await self.watcher.close()
         await self.engine.close()

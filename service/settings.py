@@ -58,6 +58,16 @@ class Settings(BaseSettings):
         "clients need none.",
     )
 
+    admin_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of the admin API; 0 takes a free one; without, there is none."
+    )
+    admin_host: str = Field("127.0.0.1", min_length=1, description="Address that the admin API listens on.")
+    admin_token_file: Path | None = Field(
+        None,
+        description="File of the tokens that callers of the admin API must present, with the scope admin; "
+        "admin_port needs one.",
+    )
+
     threads: int = Field(
         default_factory=lambda: os.cpu_count() or 1, ge=1, description="Threads an engine computes one batch with."
     )
@@ -143,6 +153,16 @@ class Settings(BaseSettings):
         if (value is None) != (info.data.get("tls_certificate") is None):
             missing = "tls_certificate" if value is not None else "tls_key"
             raise ValueError(f"{missing} is missing; TLS needs tls_certificate and tls_key")
+        return value
+
+    @field_validator("admin_token_file")
+    @classmethod
+    def _admin_needs_tokens(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None and info.data.get("admin_port") is not None:
+            raise ValueError(
+                "is missing; the admin API answers nobody without a token: make a file with "
+                "`flowmodel token new NAME --scopes admin --token-file FILE`"
+            )
         return value
 
     @field_validator("tls_client_ca")

@@ -36,7 +36,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shelf:
+class Shelf:
     """What the store has of one model: its versions, and which of them shall answer or why that cannot be told."""
 
     versions: list[int]
@@ -69,6 +69,7 @@ class StoreWatcher:
         self._looking = asyncio.Lock()
         self._failures: dict[ModelKey, Failure] = {}
         self._problems: dict[str, str] = {}
+        self._shelves: dict[str, Shelf] = {}
         self._retiring: dict[ModelKey, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
@@ -89,12 +90,32 @@ class StoreWatcher:
     async def refresh(self) -> None:
         """Look at the store once: load what is new, switch the defaults, retire what is old or gone."""
         async with self._looking:
-            shelves = await asyncio.to_thread(self._scan)
+            shelves = self._shelves = await asyncio.to_thread(self._scan)
             for name in sorted(shelves.keys() | set(self._registry.names())):
-                await self._refresh_model(name, shelves.get(name, _Shelf([], Serving())))
+                await self._refresh_model(name, shelves.get(name, Shelf([], Serving())))
             self._forget(shelves)
             self._registry.loading = False
             self._registry.changed.set()
+
+    def shelf(self, name: str) -> Shelf | None:
+        """What the store had of a model at the last look."""
+        return self._shelves.get(name)
+
+    def names(self) -> list[str]:
+        """Models that the store had at the last look, in order."""
+        return sorted(self._shelves)
+
+    def failure(self, key: ModelKey) -> Failure | None:
+        """Why a version could not be loaded."""
+        return self._failures.get(key)
+
+    def problem(self, name: str) -> str:
+        """What is wrong with a model's choice of versions; empty when nothing is."""
+        return self._problems.get(name, "")
+
+    def retry(self) -> None:
+        """Try versions that could not be loaded again at the next look, however short a time ago they failed."""
+        self._failures.clear()
 
     async def idle(self) -> None:
         """Wait until every version that left is unloaded."""
@@ -112,7 +133,7 @@ class StoreWatcher:
             if served is not None:
                 await served.close(stopped)
 
-    def _scan(self) -> dict[str, _Shelf]:
+    def _scan(self) -> dict[str, Shelf]:
         """Every model in the store, its versions newest first."""
         found = {name: self._shelf(name) for name in self.store.names()}
         # A store that went away, even while it was read, looks like an empty one; one that was emptied is still there.
@@ -120,14 +141,14 @@ class StoreWatcher:
             raise FileNotFoundError(f"the store {self.store.root} is not there now")
         return found
 
-    def _shelf(self, name: str) -> _Shelf:
+    def _shelf(self, name: str) -> Shelf:
         versions = sorted(self.store.versions(name), reverse=True)
         try:
-            return _Shelf(versions, self.store.serving(name))
+            return Shelf(versions, self.store.serving(name))
         except ServingError as error:
-            return _Shelf(versions, error)
+            return Shelf(versions, error)
 
-    async def _refresh_model(self, name: str, shelf: _Shelf) -> None:
+    async def _refresh_model(self, name: str, shelf: Shelf) -> None:
         """Load what the store asks for, switch to it, and let what it does not ask for go."""
         if isinstance(shelf.serving, ServingError):
             self._report(name, f"{shelf.serving}; until then what answers now goes on, and nothing new begins")
@@ -248,7 +269,7 @@ class StoreWatcher:
             log.error("%s: %s", name, problem)
         self._problems[name] = problem
 
-    def _forget(self, shelves: Mapping[str, _Shelf]) -> None:
+    def _forget(self, shelves: Mapping[str, Shelf]) -> None:
         """Versions and models that left the store need no second attempt."""
         self._failures = {
             key: failure

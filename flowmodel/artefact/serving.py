@@ -187,7 +187,7 @@ class Serving:
             left = retired.servable(versions)
             pinned = past[-1] if past else left[0] if left else None
             retired = dataclasses.replace(retired, default=pinned, history=tuple(past[:-1]))
-        return retired
+        return retired._without_roles_of(retired.default_of(versions))
 
     def with_restored(self, version: int) -> Serving:
         """A retired version may answer again.

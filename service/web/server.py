@@ -10,6 +10,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from service.errors import PortTakenError
 from service.gateway import Gateway
@@ -28,23 +29,31 @@ class _QuietServer(uvicorn.Server):
         yield
 
 
-class WebServer:
-    """HTTP on one port.
+class HttpServer:
+    """An ASGI application on one port.
 
     Args:
-        gateway: answers.
-        settings: address and how long to drain.
-        admission: who may call.
+        app: answers.
+        host: address to listen on.
+        port: 0 takes a free one.
+        option: that chooses the port, for the error.
+        drain_seconds: how long requests under way may take when the server stops.
         certificates: for TLS; None speaks plain text.
     """
 
     def __init__(
-        self, gateway: Gateway, settings: Settings, admission: Admission, certificates: Certificates | None = None
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        option: str,
+        drain_seconds: float,
+        certificates: Certificates | None = None,
     ) -> None:
-        self._settings = settings
-        self.app = WebApp(gateway).app
+        self._host, self._port, self._option = host, port, option
         config = uvicorn.Config(
-            Gate(self.app, admission),
+            app,
             http="httptools",
             ws="none",
             lifespan="off",
@@ -53,7 +62,7 @@ class WebServer:
             server_header=False,
             # Callers are told apart by the address they really have, not by one that they write into a header.
             proxy_headers=False,
-            timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
+            timeout_graceful_shutdown=max(1, math.ceil(drain_seconds)),
         )
         config.load()
         if certificates is not None:
@@ -85,7 +94,7 @@ class WebServer:
         self._server.force_exit = True
 
     def _listen(self) -> socket.socket:
-        host, port = self._settings.host, self._settings.http_port
+        host, port = self._host, self._port
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         try:
             if os.name == "posix":
@@ -97,7 +106,31 @@ class WebServer:
             listener.close()
             raise PortTakenError(
                 f"cannot listen for HTTP on {host}:{port}: {error.strerror}; "
-                "choose another one with --http-port, or 0 for a free one"
+                f"choose another one with {self._option}, or 0 for a free one"
             ) from None
         listener.setblocking(False)
         return listener
+
+
+class WebServer(HttpServer):
+    """The gateway over HTTP.
+
+    Args:
+        gateway: answers.
+        settings: address and how long to drain.
+        admission: who may call.
+        certificates: for TLS; None speaks plain text.
+    """
+
+    def __init__(
+        self, gateway: Gateway, settings: Settings, admission: Admission, certificates: Certificates | None = None
+    ) -> None:
+        self.app = WebApp(gateway).app
+        super().__init__(
+            Gate(self.app, admission),
+            settings.host,
+            settings.http_port,
+            option="--http-port",
+            drain_seconds=settings.drain_seconds,
+            certificates=certificates,
+        )

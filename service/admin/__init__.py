@@ -1,0 +1,1 @@
+"""The admin API: which versions answer, over HTTP on a port of its own."""
