@@ -15,6 +15,7 @@ FLAGS = [
     "-fno-trapping-math",
     "-fvisibility=hidden",
     "-Wno-psabi",
+    "-pthread",
 ]
 VARIANTS = {"generic": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -25,8 +26,11 @@ setup(
         Extension(
             f"flowmodel.kernel.walk_{name}",
             sources=["flowmodel/kernel/flow.cpp"],
-            depends=[f"flowmodel/kernel/{name}.hpp" for name in ("lanes", "transformer", "layer", "walk", "part")],
+            depends=[
+                f"flowmodel/kernel/{name}.hpp" for name in ("lanes", "transformer", "layer", "walk", "tiles", "part")
+            ],
             extra_compile_args=[*FLAGS, *flags],
+            extra_link_args=["-pthread"],
             language="c++",
             optional=True,
         )

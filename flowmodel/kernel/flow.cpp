@@ -3,11 +3,15 @@
 // Compiled once for each instruction set, into a library of its own; flowmodel/kernel/library.py loads the one that fits.
 // No sum crosses rows and each has one order, so a row's answer does not depend on what it was batched with.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 // Degrees are taken in blocks of at least so many units of the first hidden layer, or of so many degrees.
@@ -37,6 +41,7 @@ namespace {
 #include "transformer.hpp"
 #include "layer.hpp"
 #include "walk.hpp"
+#include "tiles.hpp"
 #include "part.hpp"
 
 struct Flow {
@@ -55,8 +60,8 @@ struct Flow {
   virtual void set_context(const void* weight) = 0;
   virtual void set_skip(const void* weight) = 0;
   virtual void set_base(const void* location, const void* scale) = 0;
-  virtual void log_prob(const void* rows, int rows_are_double, const double* context, int64_t count, void* log_prob) const = 0;
-  virtual void sample(const double* noise, const double* context, int64_t count, void* rows, void* log_prob) const = 0;
+  virtual void log_prob(const void* rows, int rows_are_double, const double* context, int64_t count, int threads, void* log_prob) const = 0;
+  virtual void sample(const double* noise, const double* context, int64_t count, int threads, void* rows, void* log_prob) const = 0;
 };
 
 template <typename T> struct FlowOf final : Flow {
@@ -69,7 +74,9 @@ template <typename T> struct FlowOf final : Flow {
   T log_normaliser = 0, standard_log_det = 0;
 
   static constexpr int lanes = Lanes<T>::count;
-  static constexpr int tile_rows = 256 / sizeof(T);
+  static constexpr int tile_rows = 4 * lanes;
+  double products = 0;  // that a row's networks add up, roughly
+  mutable IdleTiles<T> idle;
 
   void add_permutation(const int64_t* places) override { parts.push_back(std::make_unique<Permutation<T>>(places, dims)); }
 
@@ -111,6 +118,7 @@ template <typename T> struct FlowOf final : Flow {
 
   void add_linear(int units, int inputs, const void* weight, const void* bias, const int64_t* offsets) override {
     Layer<T>& layer = autoregressive->layer;
+    products += 0.5 * units * inputs;
     layer.linear.emplace_back(units, inputs, (const T*)weight, (const T*)bias);
     if (offsets) layer.offsets.emplace_back(offsets, offsets + dims);
   }
@@ -138,28 +146,36 @@ template <typename T> struct FlowOf final : Flow {
     standard_log_det = (T)log_det;
   }
 
-  Tile<T> tile(int rows) const {
+  std::unique_ptr<Tile<T>> new_tile() const {
     size_t work = 0;
     for (auto& part : parts) work = std::max(work, part->workspace());
-    Tile<T> t;
-    t.rows = rows;
-    t.value.assign((size_t)dims * rows, T(0));
-    t.swap.assign((size_t)dims * rows, T(0));
-    t.log_det.assign(rows, T(0));
-    t.context.assign((size_t)context_size * rows, T(0));
-    t.work.assign(work * rows + lanes, T(0));
+    auto t = std::make_unique<Tile<T>>();
+    t->value.resize((size_t)dims * tile_rows);
+    t->swap.resize((size_t)dims * tile_rows);
+    t->log_det.resize(tile_rows);
+    t->context.resize((size_t)context_size * tile_rows);
+    t->work.resize(work * tile_rows + lanes);
     return t;
   }
 
-  // Wide tiles as long as one is more than half full, then narrow ones. Lanes past the last row repeat it.
-  template <typename Work> void each_tile(int64_t count, Work work) const {
-    int64_t start = 0;
-    if (count > tile_rows / 2)
-      for (Tile<T> wide = tile(tile_rows); count - start > tile_rows / 2; start += std::min<int64_t>(tile_rows, count - start))
-        work(wide, start, (int)std::min<int64_t>(tile_rows, count - start));
-    if (start < count)
-      for (Tile<T> narrow = tile(lanes); start < count; start += std::min<int64_t>(lanes, count - start))
-        work(narrow, start, (int)std::min<int64_t>(lanes, count - start));
+  // work(tile, start, used) for tiles of whole vectors of rows. Lanes past the last row repeat it.
+  template <typename Work> void each_tile(int64_t count, int threads, Work work) const {
+    // A thread is worth its start for some tens of microseconds of work.
+    threads = (int)std::min<double>(threads, 1 + (products + 32.0 * dims * parts.size()) * count / 4e6);
+    const int64_t vectors = (count + lanes - 1) / lanes;
+    const int most = (int)std::min<int64_t>(tile_rows, (vectors + threads - 1) / threads * lanes);
+    const int64_t tiles = (count + most - 1) / most;
+    std::atomic<int64_t> next{0};
+    in_threads((int)std::min<int64_t>(threads, tiles), [&] {
+      std::unique_ptr<Tile<T>> t = idle.take();
+      if (!t) t = new_tile();
+      for (int64_t i; (i = next++) < tiles;) {
+        const int used = (int)std::min<int64_t>(most, count - i * most);
+        t->rows = (used + lanes - 1) / lanes * lanes;
+        work(*t, i * most, used);
+      }
+      idle.give_back(std::move(t));
+    });
   }
 
   void take_context(Tile<T>& t, const double* context, int used) const {
@@ -182,8 +198,8 @@ template <typename T> struct FlowOf final : Flow {
     }
   }
 
-  template <typename Given> void log_prob_of(const Given* rows, const double* context, int64_t count, T* log_prob) const {
-    each_tile(count, [&](Tile<T>& t, int64_t start, int used) {
+  template <typename Given> void log_prob_of(const Given* rows, const double* context, int64_t count, int threads, T* log_prob) const {
+    each_tile(count, threads, [&](Tile<T>& t, int64_t start, int used) {
       for (int d = 0; d < dims; d++)
         for (int r = 0; r < t.rows; r++) {
           Given y = rows[(size_t)(start + std::min(r, used - 1)) * dims + d];
@@ -198,14 +214,14 @@ template <typename T> struct FlowOf final : Flow {
     });
   }
 
-  void log_prob(const void* rows, int rows_are_double, const double* context, int64_t count, void* log_prob) const override {
-    if (rows_are_double) log_prob_of((const double*)rows, context, count, (T*)log_prob);
-    else log_prob_of((const float*)rows, context, count, (T*)log_prob);
+  void log_prob(const void* rows, int rows_are_double, const double* context, int64_t count, int threads, void* log_prob) const override {
+    if (rows_are_double) log_prob_of((const double*)rows, context, count, threads, (T*)log_prob);
+    else log_prob_of((const float*)rows, context, count, threads, (T*)log_prob);
   }
 
-  void sample(const double* noise, const double* context, int64_t count, void* rows_of, void* log_prob_of) const override {
+  void sample(const double* noise, const double* context, int64_t count, int threads, void* rows_of, void* log_prob_of) const override {
     T *rows = (T*)rows_of, *log_prob = (T*)log_prob_of;
-    each_tile(count, [&](Tile<T>& t, int64_t start, int used) {
+    each_tile(count, threads, [&](Tile<T>& t, int64_t start, int used) {
       for (int d = 0; d < dims; d++)
         for (int r = 0; r < t.rows; r++) {
           T z = (T)noise[(size_t)(start + std::min(r, used - 1)) * dims + d];
@@ -259,10 +275,10 @@ void flow_standardize_context(Flow* flow, const double* location, const double* 
   flow->context_scale.assign(scale, scale + flow->context_size);
 }
 void flow_base(Flow* flow, const void* location, const void* scale) { flow->set_base(location, scale); }  // last
-void flow_log_prob(const Flow* flow, const void* rows, int rows_are_double, const double* context, int64_t count, void* log_prob) {
-  flow->log_prob(rows, rows_are_double, context, count, log_prob);
+void flow_log_prob(const Flow* flow, const void* rows, int rows_are_double, const double* context, int64_t count, int threads, void* log_prob) {
+  flow->log_prob(rows, rows_are_double, context, count, threads, log_prob);
 }
-void flow_sample(const Flow* flow, const double* noise, const double* context, int64_t count, void* rows, void* log_prob) {
-  flow->sample(noise, context, count, rows, log_prob);
+void flow_sample(const Flow* flow, const double* noise, const double* context, int64_t count, int threads, void* rows, void* log_prob) {
+  flow->sample(noise, context, count, threads, rows, log_prob);
 }
 }

@@ -119,6 +119,9 @@ static void piece(const T* weight, const T* bias, const T* in, int from, int to,
   int r = 0;
   for (; r + VECTORS * step <= rows; r += VECTORS * step)
     panel<T, U, VECTORS>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
+#if VECTORS > 3
+  for (; r + 3 * step <= rows; r += 3 * step) panel<T, U, 3>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
+#endif
   for (; r + 2 * step <= rows; r += 2 * step) panel<T, U, 2>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
   for (; r < rows; r += step) panel<T, U, 1>(weight, 1, PANEL, bias, in + r, from, to, out + r, rows);
 }

@@ -33,8 +33,8 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_standardize": (None, [_POINTER, _POINTER, _POINTER]),
     "flow_standardize_context": (None, [_POINTER, _POINTER, _POINTER]),
     "flow_base": (None, [_POINTER, _POINTER, _POINTER]),
-    "flow_log_prob": (None, [_POINTER, _POINTER, _INT, _POINTER, ctypes.c_int64, _POINTER]),
-    "flow_sample": (None, [_POINTER, _POINTER, _POINTER, ctypes.c_int64, _POINTER, _POINTER]),
+    "flow_log_prob": (None, [_POINTER, _POINTER, _INT, _POINTER, ctypes.c_int64, _INT, _POINTER]),
+    "flow_sample": (None, [_POINTER, _POINTER, _POINTER, ctypes.c_int64, _INT, _POINTER, _POINTER]),
 }
 
 

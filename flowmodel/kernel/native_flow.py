@@ -56,25 +56,35 @@ class NativeFlow:
         self._add(scorer.bijector, False)
         self._call("flow_base", self._numbers(base.loc), self._numbers(base.scale))
 
-    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Log-density of ``rows[N, D]``, float32 or float64, given ``context[N, C]``: ``[N]``."""
+    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
+        """Log-density of rows, the same bits whatever they are computed beside and by however many threads.
+
+        Args:
+            rows: ``[N, D]``, float32 or float64.
+            context: ``[N, C]``, or ``None``.
+            threads: how many may compute in this process, all calls together; a call always has its own.
+
+        Returns:
+            ``[N]``.
+        """
         rows = np.ascontiguousarray(rows, None if self._rows_in_float64 else self.dtype)
         result = np.empty(len(rows), self.dtype)
-        count = ctypes.c_int64(len(rows))
-        self._call("flow_log_prob", rows, int(rows.dtype == np.float64), _float64(context), count, result)
+        self._call("flow_log_prob", rows, rows.dtype == np.float64, _float64(context), len(rows), threads, result)
         return result
 
-    def sample(self, noise: NDArray[Any], context: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Standard normal ``noise[N, D]`` to samples ``[N, D]`` and their log-densities ``[N]``."""
+    def sample(
+        self, noise: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Standard normal ``noise[N, D]`` to samples ``[N, D]`` and their log-densities ``[N]``, by so many threads."""
         rows = np.empty(noise.shape, self.dtype)
         log_prob = np.empty(len(noise), self.dtype)
-        self._call("flow_sample", _float64(noise), _float64(context), ctypes.c_int64(len(noise)), rows, log_prob)
+        self._call("flow_sample", _float64(noise), _float64(context), len(noise), threads, rows, log_prob)
         return rows, log_prob
 
     def _call(self, function: str, *arguments: Any) -> None:
         # The arrays are named here, and so live as long as the call, which the interpreter lock is released for.
-        pointers = [a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else a for a in arguments]
-        getattr(self._library, function)(self._handle, *pointers)
+        plain = [a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a for a in arguments]
+        getattr(self._library, function)(self._handle, *plain)
 
     def _add(self, part: Any, inverted: bool) -> None:
         """Add a folded part, and those inside it, from noise to data."""

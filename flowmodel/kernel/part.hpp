@@ -1,15 +1,6 @@
 // The parts of a flow, each a map between noise and data in both directions, over one tile of rows.
 #pragma once
 
-// A tile of rows, feature-major: feature f of row r at [f * rows + r].
-template <typename T> struct Tile {
-  int rows;
-  Numbers<T> value, swap, log_det, context, work;
-
-  T* feature(int d) { return &value[(size_t)d * rows]; }
-  void move(int from, int to) { std::memcpy(&swap[(size_t)to * rows], feature(from), sizeof(T) * rows); }
-};
-
 template <typename T> struct Part {
   virtual ~Part() = default;
   // Called once, after the part has been given all that it holds.
@@ -87,7 +78,7 @@ template <typename T> struct Autoregressive final : Transforming<T> {
   void take(Tile<T>& tile, int used, bool pulls) const override {
     const int lanes = Lanes<T>::count;
     for (int d = 0; d < layer.dims; d++) tile.move(order[d], d);
-    const bool few = tile.rows == lanes && used <= lanes / 2;
+    const bool few = tile.rows == lanes && used <= lanes / 3;
     auto walk = few ? walk_units<T> : walk_rows<T>;
     walk(layer, this->transformer, tile.swap.data(), tile.value.data(), tile.log_det.data(), tile.context.data(),
          tile.work.data(), few ? used : tile.rows, pulls != this->inverted);

@@ -28,10 +28,12 @@ class Native(Protocol):
 
     instruction_set: str
 
-    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None) -> NDArray[Any]:
+    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
         """Log-density of ``rows[N, D]``: ``[N]``."""
 
-    def sample(self, noise: NDArray[Any], context: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
+    def sample(
+        self, noise: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
         """``noise[N, D]`` to samples ``[N, D]`` and their log-densities ``[N]``."""
 
 

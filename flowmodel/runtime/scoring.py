@@ -1,12 +1,12 @@
 """One exported scorer, numpy in and numpy out: the only way in which any engine calls a model.
 
 On the CPU the native code answers where :mod:`.native` finds that it can; a row's bits are then the same whatever else
-is in its batch, by construction. Elsewhere TorchScript does, and so far as torch lets one say so, a row's result does
-not depend on what else is in its batch either: batches are padded to a
-multiple of :data:`PAD_ROWS` rows, which puts each row through the vectorised path of the elementwise kernels and the
-matrix products, never through their remainders, and rows are spread over threads here instead of inside torch, which
-divides the sums of a matrix product when it has few rows. On CPU with one torch thread the bits were found equal for
-every batch size and position tried, at 1 to 200 dimensions and 16 to 512 hidden units; it is measured, not promised.
+is in its batch and however many threads compute it, by construction. Elsewhere TorchScript does, and so far as torch
+lets one say so, a row's result does not depend on what else is in its batch either: batches are padded to a multiple
+of :data:`PAD_ROWS` rows, which puts each row through the vectorised path of the elementwise kernels and the matrix
+products, never through their remainders, and rows are spread over threads here instead of inside torch, which divides
+the sums of a matrix product when it has few rows. On CPU with one torch thread the bits were found equal for every
+batch size and position tried, at 1 to 200 dimensions and 16 to 512 hidden units; it is measured, not promised.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Scorer:
     Args:
         module: the TorchScript module.
         device: where its buffers are.
-        pool: threads to spread the rows of one call over, and how many; none computes in the calling thread.
-        threads: how many parts to make of a call when there is a pool.
+        pool: threads that TorchScript's share of a call is spread over; none computes in the calling thread.
+        threads: how many may compute one call. The native code starts its own, TorchScript needs the pool.
         native: whether the native code may answer in place of TorchScript.
 
     Attributes:
@@ -114,7 +114,7 @@ class Scorer:
         self._module = module
         self._device = torch.device(device)
         self._pool = pool
-        self._threads = threads if pool is not None else 1
+        self._threads = threads
         self._native = native_flow(module) if native and self._device.type == "cpu" else None
         self.answered_by = "torchscript" if self._native is None else self._native.instruction_set
         self._warm_up()
@@ -154,6 +154,8 @@ class Scorer:
             ScoringError: a shape or dtype is wrong.
         """
         self.check(rows, context, len(rows))
+        if self._native is not None:
+            return self._native.log_prob(rows, context, self._threads)
         return self._spread(self._part_log_prob, rows, context)[0]
 
     def sample(self, draws: Sequence[Draw], context: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -170,6 +172,8 @@ class Scorer:
             raise ScoringError("INVALID_DRAW", "draws", "no samples asked for; expected at least one")
         whole = np.concatenate(noise)
         self.check(None, context, len(whole))
+        if self._native is not None:
+            return self._native.sample(whole, context, self._threads)
         rows, log_prob = self._spread(self._part_sample, whole, context)
         return rows, log_prob
 
@@ -204,7 +208,8 @@ class Scorer:
         count = len(rows)
         if self._device.type != "cpu":
             return part(rows, context)
-        parts = max(min(count // _MIN_PART_ROWS, self._threads), math.ceil(count / _MAX_PART_ROWS), 1)
+        threads = 1 if self._pool is None else self._threads
+        parts = max(min(count // _MIN_PART_ROWS, threads), math.ceil(count / _MAX_PART_ROWS), 1)
         if parts == 1:
             return part(rows, context)
         step = math.ceil(count / parts / PAD_ROWS) * PAD_ROWS
@@ -217,15 +222,11 @@ class Scorer:
         return tuple(np.concatenate(arrays) for arrays in zip(*results, strict=True))
 
     def _part_log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
-        if self._native is not None:
-            return (self._native.log_prob(rows, context),)
         with torch.inference_mode(), _plain_executor():
             result = self._module.log_prob(self._padded(rows), self._padded(context))
             return (result[: len(rows)].cpu().numpy(),)
 
     def _part_sample(self, noise: NDArray[Any], context: NDArray[Any] | None) -> tuple[NDArray[Any], ...]:
-        if self._native is not None:
-            return self._native.sample(noise, context)
         with torch.inference_mode(), _plain_executor():
             rows, log_prob = self._module.sample(self._padded(noise), self._padded(context))
             return np.ascontiguousarray(rows[: len(noise)].cpu().numpy()), log_prob[: len(noise)].cpu().numpy()
@@ -243,8 +244,12 @@ class Scorer:
     def _warm_up(self) -> None:
         """Pay for the first call now, and learn the results' dtype."""
         context = np.zeros((1, self.context_size), np.float32) if self.context_size else None
-        _, log_prob = self._part_sample(np.zeros((1, self.noise_size), np.float32), context)
-        self._part_log_prob(np.zeros((1, self.event_size), np.float32), context)
+        noise, row = np.zeros((1, self.noise_size), np.float32), np.zeros((1, self.event_size), np.float32)
+        if self._native is not None:
+            self.dtype = self._native.log_prob(row, context).dtype
+            return
+        _, log_prob = self._part_sample(noise, context)
+        self._part_log_prob(row, context)
         self.dtype = log_prob.dtype
 
 

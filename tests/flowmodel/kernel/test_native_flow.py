@@ -5,6 +5,8 @@ Skipped only where no library could be compiled; then TorchScript answers everyt
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,27 @@ def test_blocks_of_degrees_and_panels_of_units_of_every_shape(size, hidden, cont
             answers = [native.log_prob(rows.numpy()[part], given), *native.sample(noise[part], given)]
             for answer, of_all in zip(answers, whole, strict=True):
                 np.testing.assert_array_equal(answer, of_all[part], f"{instruction_set}, {part}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_has_the_same_bits_whatever_threads_compute_it(dtype):
+    # So wide that a thread is worth its start, and no whole number of tiles.
+    flow, _, _ = flow_rows_context(AR(MADE((256, 256))), 8, None, dtype)
+    native = NativeFlow(scorer_of(flow))
+    noise = np.random.default_rng(0).standard_normal((1003, 8))
+    rows, log_prob = native.sample(noise)
+    scored = native.log_prob(rows)
+    assert np.isfinite(scored).all()
+    for threads in (2, 3, 8):
+        np.testing.assert_array_equal(native.log_prob(rows, threads=threads), scored)
+        for answer, alone in zip(native.sample(noise, threads=threads), (rows, log_prob), strict=True):
+            np.testing.assert_array_equal(answer, alone)
+    # Several calls at once, of different sizes, share the kept tiles one after the other.
+    counts = [1, 5, 16, 70, 333, 1003] * 5
+    with ThreadPoolExecutor(4) as callers:
+        answers = list(callers.map(lambda count: native.log_prob(rows[:count], threads=3), counts))
+    for count, answer in zip(counts, answers, strict=True):
+        np.testing.assert_array_equal(answer, scored[:count])
 
 
 @pytest.mark.parametrize("nonlinearity", ["relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus"])
