@@ -18,10 +18,9 @@ def json_answer(value: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(value) + b"\n", status, media_type="application/json")
 
 
-def error_answer(error: ServiceError) -> Response:
-    """An error as Google's HTTP APIs write it: what gRPC's rich status holds, in JSON."""
+def error_value(error: ServiceError) -> dict[str, Any]:
+    """An error as Google's HTTP APIs write it: what gRPC's rich status holds, JSON-able."""
     details: list[dict[str, Any]] = [{"@type": f"{_TYPE}ErrorInfo", "reason": error.reason, "domain": DOMAIN}]
-    headers = {}
     if isinstance(error, InvalidRequest):
         violations = [{"field": field, "description": description} for field, description in error.violations]
         details.append({"@type": f"{_TYPE}BadRequest", "fieldViolations": violations})
@@ -36,6 +35,13 @@ def error_answer(error: ServiceError) -> Response:
         )
     if error.retry_after_seconds is not None:
         details.append({"@type": f"{_TYPE}RetryInfo", "retryDelay": f"{error.retry_after_seconds:g}s"})
+    return {"error": {"code": error.http_status, "status": error.code, "message": error.message, "details": details}}
+
+
+def error_answer(error: ServiceError) -> Response:
+    """An error as the answer to a request."""
+    headers = {}
+    if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
     if isinstance(error, Unauthenticated):
         # RFC 6750, section 3: no error code when no credentials were given at all.
@@ -43,7 +49,6 @@ def error_answer(error: ServiceError) -> Response:
         headers["WWW-Authenticate"] = f'Bearer realm="{DOMAIN}"{unknown}'
     if isinstance(error, PermissionDenied):
         headers["WWW-Authenticate"] = f'Bearer realm="{DOMAIN}", error="insufficient_scope", scope="{error.scope}"'
-    body = {"error": {"code": error.http_status, "status": error.code, "message": error.message, "details": details}}
-    answer = json_answer(body, error.http_status)
+    answer = json_answer(error_value(error), error.http_status)
     answer.headers.update(headers)
     return answer

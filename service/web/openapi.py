@@ -22,7 +22,13 @@ _ROWS: _Json = {
 _CONTEXT = _ROWS | {"description": "For a conditional model, [N, C], or [1, C] for one context shared by all."}
 _BINARY: _Json = {"schema": {"type": "string", "format": "binary"}}
 _CSV: _Json = {"schema": {"type": "string"}}
-_TABLES: _Json = {"text/csv": _CSV, "application/octet-stream": _BINARY}
+_TABLES: _Json = {
+    "text/csv": _CSV,
+    "application/x-ndjson": _CSV,
+    "application/octet-stream": _BINARY,
+    "application/x-npy": _BINARY,
+    "application/vnd.apache.arrow.stream": _BINARY,
+}
 
 
 def _object(required: list[str], **properties: _Json) -> _Json:
@@ -183,14 +189,16 @@ def _log_prob(operation: str, *parameters: _Json) -> _Json:
             "requestBody": {
                 "required": True,
                 "content": _json_content("LogProbRequest")
+                | _TABLES
                 | {
                     "text/csv": _CSV | {"example": "feature_a,feature_b\n0.1,0.2\n"},
-                    "application/octet-stream": _BINARY,
+                    "application/x-ndjson": _CSV | {"example": '[0.1, 0.2]\n{"feature_a": 0.1, "feature_b": 0.2}\n'},
                 },
             },
             "responses": {
                 "200": {
-                    "description": "Log-densities. As CSV, columns log_prob and error; as octets, float32.",
+                    "description": "Log-densities. As CSV and Arrow, columns log_prob and error; as NDJSON, an object "
+                    "on each line; as octets, float32; as NPY, one array.",
                     "headers": _ANSWERED_BY | {"Density-Row-Errors": _header("Rows described as bad.", "integer")},
                     "content": _json_content("LogProbResponse") | _TABLES,
                 },
@@ -210,8 +218,8 @@ def _sample(operation: str, *parameters: _Json) -> _Json:
             "requestBody": {"required": True, "content": _json_content("SampleRequest")},
             "responses": {
                 "200": {
-                    "description": "Samples. As CSV, a column for each feature; as octets, little-endian float32; "
-                    "with_log_prob adds a last column.",
+                    "description": "Samples. As CSV and Arrow, a column for each feature; as NDJSON, an object on each "
+                    "line; as octets, little-endian float32; as NPY, one array. with_log_prob adds a last column.",
                     "headers": _ANSWERED_BY | {"Density-Seed": _header("The seed that was used.", "integer")},
                     "content": _json_content("SampleResponse") | _TABLES,
                 },

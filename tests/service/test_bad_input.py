@@ -183,7 +183,7 @@ HTTP_CASES = [
     ("truncated octets", "wine:logProb", "application/octet-stream", b"\0" * 25, 400, "TRUNCATED", "body",
      "25 bytes given, 2 rows and 1 bytes over; a row of wine is 3 little-endian float32, 12 bytes"),
     ("unknown type", "wine:logProb", "image/png", b"x", 415, "UNSUPPORTED_CONTENT_TYPE", "Content-Type",
-     "image/png given; expected one of application/json, text/csv, application/octet-stream"),
+     "image/png given; expected one of application/json, text/csv, application/x-ndjson"),
     ("curl's default type", "wine:logProb", "application/x-www-form-urlencoded", b"{}", 415, "UNSUPPORTED_CONTENT_TYPE",
      "Content-Type", "with curl, add -H 'Content-Type: application/json'"),
     ("body over the limit", "wine:logProb", JSON, b" " * (1024 * 1024 + 1), 413, "REQUEST_TOO_LARGE", "body",

@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from service.errors import InvalidRequest, RowError, Violation
+from service.errors import InvalidRequest, RowError, ServiceError, Violation
 from service.gateway import Samples, Scores
 from service.registry import ServedModel
 from service.signature import MAX_ROW_ERRORS, Signature, missing_columns
 from service.tensors import FloatArray
-from service.web.formats.format import Table, number_texts
+from service.web.formats.format import LineReader, StreamedFormat, Table, columns_of, number_texts, table_of
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _THREADED_BYTES = 4 * 1024**2
 """Below this, starting pyarrow's threads costs more than they bring."""
 
 
-class CsvFormat:
+class CsvFormat(StreamedFormat):
     """Comma-separated values in UTF-8.
 
     A malformed row is answered alone: a NaN and its error at its place.
@@ -30,37 +30,99 @@ class CsvFormat:
 
     content_type = "text/csv"
 
-    def read(self, body: bytes, signature: Signature) -> Table:
-        """Rows, and contexts where the model takes any; columns of other names are ignored."""
-        wanted = [*signature.feature_names, *signature.context_names]
-        columns, data = _columns(body.removeprefix(_BYTE_ORDER_MARK), wanted)
-        unreadable: list[RowError] = []
-        values = _read_fast(data, columns, wanted)
+    def reader(self, signature: Signature, most: int) -> _Reader:
+        """Reads rows as they arrive; columns that are no feature's or context's are ignored."""
+        return _Reader(signature, most)
+
+    def score_writer(self, served: ServedModel) -> _Scores:
+        """Writes one line for each row, with its error when it has one."""
+        return _Scores()
+
+    def sample_writer(self, served: ServedModel, seed: int, with_log_prob: bool) -> _Samples:
+        """Writes one line for each sample, under the features' names, ``log_prob`` last when asked for."""
+        return _Samples(list(served.signature.feature_names), with_log_prob)
+
+
+class _Reader:
+    def __init__(self, signature: Signature, most: int) -> None:
+        self._signature = signature
+        self._wanted = columns_of(signature)
+        self._lines = LineReader(most)
+        self._columns: list[str] = []
+        self._above = 0
+        self._rows = 0
+
+    def feed(self, data: bytes) -> list[Table]:
+        return self._read(self._lines.feed(data))
+
+    def finish(self) -> list[Table]:
+        tables = self._read(self._lines.finish())
+        if not self._columns:
+            raise InvalidRequest.of("NO_ROWS", "body", "is empty; expected a header and at least one row")
+        if not self._rows:
+            raise InvalidRequest.of("NO_ROWS", "rows", "has no row below its header; at least one expected")
+        return tables
+
+    def _read(self, text: bytes) -> list[Table]:
+        """The rows of some whole lines; the first line of all may be the header."""
+        if not self._columns:
+            body = text.removeprefix(_BYTE_ORDER_MARK).lstrip(b"\r\n")
+            if not body:
+                self._above += text.count(b"\n")
+                return []
+            self._columns, rows = _columns(body, self._wanted)
+            self._above += text.count(b"\n") - rows.count(b"\n")
+            text = rows
+        first_line, self._above = self._above + 1, self._above + text.count(b"\n")
+        if not text.strip():
+            return []
+        errors: list[RowError] = []
+        values = _read_fast(text, self._columns, self._wanted)
         if values is None:
-            above = body.count(b"\n") - data.count(b"\n")
-            values, unreadable = _read_rows(data, columns, wanted, first_line=1 + above)
-        width = signature.event_size
-        return Table(values[:, :width], values[:, width:] if signature.context_size else None, unreadable)
+            values, errors = _read_rows(text, self._columns, self._wanted, first_line)
+        self._rows += len(values)
+        return [table_of(values, self._signature, errors)] if len(values) else []
 
-    def write_scores(self, served: ServedModel, scores: Scores) -> bytes:
-        """One line for each row, with its error when it has one."""
-        lines = [text + b"," for text in number_texts(scores.log_prob)]
-        if scores.row_errors:
-            if len(scores.row_errors) == MAX_ROW_ERRORS:
-                for row in np.flatnonzero(np.isnan(scores.log_prob)):
+
+class _Csv:
+    """Lines under a header; an error in place of the missing ones is a line without a number."""
+
+    def tail(self) -> bytes:
+        return b""
+
+    def broken(self, error: ServiceError) -> bytes:
+        return b"\n" + _line("", f"the answer ends here: {error.code} {error.reason}: {error.message}") + b"\n"
+
+
+class _Scores(_Csv):
+    def head(self) -> bytes:
+        return b"log_prob,error\n"
+
+    def part(self, answer: Scores) -> bytes:
+        lines = [text + b"," for text in number_texts(answer.log_prob)]
+        if answer.row_errors:
+            if len(answer.row_errors) == MAX_ROW_ERRORS:
+                for row in np.flatnonzero(np.isnan(answer.log_prob)):
                     lines[row] = _line("NaN", f"not described: only the first {MAX_ROW_ERRORS} errors are")
-            for error in scores.row_errors:
+            for error in answer.row_errors:
                 lines[error.row] = _line("NaN", error.message)
-        return b"\n".join((b"log_prob,error", *lines, b""))
+        return b"\n".join((*lines, b""))
 
-    def write_samples(self, served: ServedModel, samples: Samples, with_log_prob: bool) -> bytes:
-        """One line for each sample, under the features' names, with ``log_prob`` as last column when asked for."""
-        flat = samples.samples.reshape(len(samples.samples), -1)
-        names, columns = list(served.signature.feature_names), list(flat.T)
-        if with_log_prob:
-            names, columns = [*names, "log_prob"], [*columns, samples.log_prob]
+
+class _Samples(_Csv):
+    def __init__(self, names: list[str], with_log_prob: bool) -> None:
+        self._names = [*names, "log_prob"] if with_log_prob else names
+        self._with_log_prob = with_log_prob
+
+    def head(self) -> bytes:
+        return _line(*self._names) + b"\n"
+
+    def part(self, answer: Samples) -> bytes:
+        columns = list(answer.samples.reshape(len(answer.samples), -1).T)
+        if self._with_log_prob:
+            columns.append(answer.log_prob)
         texts = [number_texts(column) for column in columns]
-        return b"\n".join((_line(*names), *map(b",".join, zip(*texts, strict=True)), b""))
+        return b"\n".join((*map(b",".join, zip(*texts, strict=True)), b""))
 
 
 def _columns(body: bytes, wanted: Sequence[str]) -> tuple[list[str], bytes]:
@@ -69,7 +131,6 @@ def _columns(body: bytes, wanted: Sequence[str]) -> tuple[list[str], bytes]:
     Raises:
         InvalidRequest: a wanted column is missing or there twice, or a table without header has another width.
     """
-    body = body.lstrip(b"\r\n")
     first, _, rest = body.partition(b"\n")
     try:
         cells = [cell.strip() for cell in next(csv.reader([first.decode("utf-8").rstrip("\r")]), [])]
@@ -86,8 +147,6 @@ def _columns(body: bytes, wanted: Sequence[str]) -> tuple[list[str], bytes]:
     violations += [Violation(name, "there twice in the header") for name in wanted if cells.count(name) > 1]
     if violations:
         raise InvalidRequest("MISSING_COLUMN", violations)
-    if not rest.strip():
-        raise InvalidRequest.of("NO_ROWS", "rows", "has no row below its header; at least one expected")
     return cells, rest
 
 

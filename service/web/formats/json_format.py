@@ -47,6 +47,15 @@ class JsonFormat:
             body += b',"row_errors":' + orjson.dumps(errors)
         return body + b"}\n"
 
+    def reader(self, signature: Signature, most: int) -> None:
+        """None: a JSON body is one value."""
+
+    def score_writer(self, served: ServedModel) -> None:
+        """None: a JSON body is one value."""
+
+    def sample_writer(self, served: ServedModel, seed: int, with_log_prob: bool) -> None:
+        """None: a JSON body is one value."""
+
     def write_samples(self, served: ServedModel, samples: Samples, with_log_prob: bool) -> bytes:
         """``samples`` nested by the event shape, the seed, and ``log_prob`` when asked for."""
         head = {"model": served.key.name, "version": str(served.key.version), "seed": samples.seed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from conftest import FEATURES, Loop, Running, running
+from conftest import Loop, Running, Start, running
 
 from service.client import DensityClient
 from service.web.formats import FORMATS
+from service.web.openapi import DOCUMENT
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bodies import read_samples, read_scores, write_rows
 
 
 @pytest.fixture(scope="module", params=["inprocess", "torchserve"])
@@ -23,29 +28,12 @@ def served(request: pytest.FixtureRequest, loop: Loop, published: Path) -> Itera
         yield service
 
 
-def body(content_type: str, rows: np.ndarray, context: np.ndarray | None = None) -> bytes:
-    """Rows as a client would write them in a content type."""
-    if content_type == "application/json":
-        values = {"rows": rows.tolist()} | ({} if context is None else {"context": context.tolist()})
-        return json.dumps(values).encode()
-    table = rows if context is None else np.column_stack((rows, context))
-    if content_type == "text/csv":
-        names = [*FEATURES, *(() if context is None else ("left", "right"))]
-        return "\n".join([",".join(names), *(",".join(map(repr, row)) for row in table.tolist()), ""]).encode()
-    assert content_type == "application/octet-stream", f"no body for {content_type} in this test yet"
-    return table.astype("<f4").tobytes()
-
-
 def scores(answer: httpx.Response) -> np.ndarray:
-    """The log-densities of an answer in any content type."""
-    kind = answer.headers["content-type"].partition(";")[0]
-    if kind == "application/json":
-        return np.array([float(value) for value in answer.json()["log_prob"]], np.float32)
-    if kind == "text/csv":
-        header, *lines = answer.text.splitlines()
-        assert header == "log_prob,error"
-        return np.array([float(line.partition(",")[0]) for line in lines], np.float32)
-    return np.frombuffer(answer.content, "<f4")
+    return read_scores(kind(answer), answer.content).log_prob
+
+
+def kind(answer: httpx.Response) -> str:
+    return answer.headers["content-type"].partition(";")[0]
 
 
 def ask(served: Running, model: str, content: bytes, content_type: str, **headers: str) -> httpx.Response:
@@ -66,7 +54,7 @@ def test_log_densities_are_those_of_grpc_to_the_bit(
 ) -> None:
     with DensityClient(served.grpc) as client:
         expected = client.log_prob("wine", rows)
-    answer = ask(served, "wine", body(given, rows), given, Accept=asked_for)
+    answer = ask(served, "wine", write_rows(given, rows), given, Accept=asked_for)
     assert answer.headers["content-type"].partition(";")[0] == asked_for
     assert (answer.headers["density-model"], answer.headers["density-version"]) == ("wine", "2")
     np.testing.assert_array_equal(scores(answer), expected)
@@ -77,19 +65,7 @@ def test_contexts_come_in_every_content_type(served: Running, rows: np.ndarray, 
     context = rows[:, :2] / 2
     with DensityClient(served.grpc) as client:
         expected = client.log_prob("pair", rows, context)
-    np.testing.assert_array_equal(scores(ask(served, "pair", body(given, rows, context), given)), expected)
-
-
-def sampled(answer: httpx.Response, width: int) -> np.ndarray:
-    kind = answer.headers["content-type"].partition(";")[0]
-    if kind == "application/json":
-        values = answer.json()
-        return np.column_stack((values["samples"], values["log_prob"])).astype(np.float32)
-    if kind == "text/csv":
-        header, *lines = answer.text.splitlines()
-        assert header == ",".join([*FEATURES, "log_prob"])
-        return np.array([line.split(",") for line in lines], np.float32)
-    return np.frombuffer(answer.content, "<f4").reshape(-1, width + 1)
+    np.testing.assert_array_equal(scores(ask(served, "pair", write_rows(given, rows, context), given)), expected)
 
 
 @pytest.mark.parametrize("asked_for", FORMATS)
@@ -102,7 +78,7 @@ def test_samples_are_those_of_grpc_to_the_bit(served: Running, asked_for: str) -
         headers={"Accept": asked_for},
     )
     assert answer.headers["density-seed"] == "7"
-    np.testing.assert_array_equal(sampled(answer, 3), np.column_stack((samples, log_prob)))
+    np.testing.assert_array_equal(read_samples(kind(answer), answer.content, 4), np.column_stack((samples, log_prob)))
 
 
 def test_a_seed_is_drawn_and_repeats_the_draw(served: Running) -> None:
@@ -133,7 +109,7 @@ def test_csv_columns_are_matched_by_name(served: Running) -> None:
 
 def test_a_table_read_fast_and_one_read_row_by_row_agree(served: Running) -> None:
     rows = np.random.default_rng(1).standard_normal((5000, 3))
-    table = body("text/csv", rows)
+    table = write_rows("text/csv", rows)
     fast, slow = (
         scores(ask(served, "wine", table, "text/csv")),
         scores(ask(served, "wine", table + b"1,2\n", "text/csv")),
@@ -144,7 +120,7 @@ def test_a_table_read_fast_and_one_read_row_by_row_agree(served: Running) -> Non
 
 def test_a_number_has_the_same_bits_in_every_type(served: Running) -> None:
     rows = np.full((1, 3), 1e-3, np.float32)
-    answers = [scores(ask(served, "wine", body(given, rows), given)) for given in FORMATS]
+    answers = [scores(ask(served, "wine", write_rows(given, rows), given)) for given in FORMATS]
     assert len({answer.tobytes() for answer in answers}) == 1
 
 
@@ -170,3 +146,56 @@ def test_a_version_can_be_named_in_the_path(served: Running) -> None:
     }
     assert [answer["version"] for answer in answers.values()] == ["2", "1", "2"]
     assert answers[""]["log_prob"] == answers["/versions/2"]["log_prob"] != answers["/versions/1"]["log_prob"]
+
+
+@pytest.mark.parametrize("asked_for", FORMATS)
+@pytest.mark.parametrize("given", FORMATS)
+def test_bad_rows_and_rows_without_density_keep_their_places(
+    start: Start, published: Path, given: str, asked_for: str
+) -> None:
+    service = start(published, faults=True)
+    scorer = service.service.engine.log_prob
+
+    async def outside(key: Any, rows: np.ndarray, context: Any) -> np.ndarray:
+        log_prob = np.array(await scorer(key, rows, context))
+        log_prob[rows[:, 0] == 7] = -np.inf
+        return log_prob
+
+    service.service.engine.log_prob = outside
+    rows = np.array([[1, 2, 3], [np.nan, 0, 0], [7, 0, 0], [0, np.inf, 0], [4, 5, 6]], np.float64)
+    answer = ask(service, "wine", write_rows(given, rows), given, Accept=asked_for)
+    read = read_scores(asked_for, answer.content)
+    assert np.isfinite(read.log_prob).tolist() == [True, False, False, False, True]
+    assert np.isnan(read.log_prob[[1, 3]]).all()
+    assert read.log_prob[2] == -np.inf
+    assert answer.headers["density-row-errors"] == "2"
+    if read.errors is not None:
+        assert [index for index, error in enumerate(read.errors) if error] == [1, 3]
+        assert "alpha" in read.errors[1]
+        assert "beta" in read.errors[3]
+
+
+@pytest.mark.parametrize("asked_for", FORMATS)
+def test_samples_without_their_log_densities(served: Running, asked_for: str) -> None:
+    order = {"count": 6, "seed": 2}
+    url, accept = f"{served.http}/v1/models/wine:sample", {"Accept": asked_for}
+    with_log_prob = httpx.post(url, json=order | {"with_log_prob": True}, headers=accept)
+    without = httpx.post(url, json=order, headers=accept)
+    both = read_samples(asked_for, with_log_prob.content, 4)
+    if asked_for == "application/json":
+        np.testing.assert_array_equal(np.array(without.json()["samples"], np.float32), both[:, :3])
+        assert "log_prob" not in without.json()
+        return
+    written = write_rows(asked_for, both[:, :3].astype(np.float32))
+    # What a model draws can be given back to it as it is.
+    np.testing.assert_array_equal(
+        scores(ask(served, "wine", without.content, asked_for)), scores(ask(served, "wine", written, asked_for))
+    )
+
+
+def test_every_content_type_is_documented() -> None:
+    for path in ("/v1/models/{model}:logProb", "/v1/models/{model}/versions/{version}:logProb"):
+        operation = DOCUMENT["paths"][path]["post"]
+        assert set(operation["requestBody"]["content"]) == set(FORMATS)
+        assert set(operation["responses"]["200"]["content"]) == set(FORMATS)
+    assert set(DOCUMENT["paths"]["/v1/models/{model}:sample"]["post"]["responses"]["200"]["content"]) == set(FORMATS)
