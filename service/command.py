@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ from service.service import Ports, Service
 from service.settings import PREFIX, Settings, SettingsError, load_settings
 
 log = logging.getLogger(__name__)
+
+_OTHER_FILES = 256
+"""Files open besides connections: logs, models, pipes of the engine."""
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -68,6 +72,7 @@ def serve(context: click.Context, /, config: Path | None, **options: Any) -> Non
     )
     # It tells of its start and end, which the service does itself.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    _allow_files(settings)
     # The time each series began, which would double the length of /metrics.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
@@ -75,6 +80,22 @@ def serve(context: click.Context, /, config: Path | None, **options: Any) -> Non
             runner.run(_serve(settings))
     except (PortTakenError, EngineError, TokenFileError, CertificateError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _allow_files(settings: Settings) -> None:
+    """Have the system let this process open as many connections as the settings do."""
+    needed = 2 * settings.max_connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= needed:
+        return
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning(
+            "the system lets this process open %d files and no more, too few for max_connections = %d on two servers",
+            allowed,
+            settings.max_connections,
+        )
 
 
 async def _serve(settings: Settings) -> None:

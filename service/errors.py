@@ -158,6 +158,13 @@ class QueueFull(ServiceError):  # noqa: N818
     http_status = 429
 
 
+class LimitExceeded(ServiceError):  # noqa: N818
+    """A client, or all clients together, ask for more than the service's limits allow; nothing was started."""
+
+    code = "RESOURCE_EXHAUSTED"
+    http_status = 429
+
+
 class DeadlinePassed(ServiceError):  # noqa: N818
     """The caller's deadline passed before the answer was ready."""
 

@@ -13,8 +13,10 @@ import numpy as np
 
 from service.engines.engine import Engine, EngineError, EngineUnavailable, RequestRejected
 from service.errors import (
+    DeadlinePassed,
     InternalError,
     InvalidRequest,
+    LimitExceeded,
     PermissionDenied,
     RowError,
     ServiceError,
@@ -24,6 +26,7 @@ from service.errors import (
 from service.metrics import Metrics, Request
 from service.registry import DrawPayload, ModelRegistry, ScorePayload, ServedModel
 from service.security.caller import CALLER
+from service.security.limits import CLIENT
 from service.settings import Settings
 from service.shadow import ShadowScorer
 from service.signature import MAX_ROW_ERRORS
@@ -158,6 +161,7 @@ class Gateway:
         signature = served.signature
         rows = signature.check_rows(rows, self.settings.max_rows_per_request)
         context = signature.check_context(context, len(rows))
+        await self._charge(len(rows), deadline, patient)
         bad, row_errors = signature.bad_rows(rows, context)
         if bad is None:
             log_prob = await self._score(served, rows, context, deadline, patient)
@@ -206,6 +210,7 @@ class Gateway:
         context = signature.check_context(context, count)
         if context is not None and not np.isfinite(context).all():
             raise InvalidRequest.of("NON_FINITE_VALUE", "context", "holds NaN or infinity; every value must be finite")
+        await self._charge(count, deadline, patient)
         if seed is None:
             seed = drawn_seed()
         with _engine_errors():
@@ -230,6 +235,30 @@ class Gateway:
             CALLER.get().require(scope)
         except PermissionDenied:
             self.metrics.rejected("permission_denied")
+            raise
+
+    async def _charge(self, rows: int, deadline: float, patient: bool) -> None:
+        """Count rows on their client's account, after waiting until there is room for them if that was asked for."""
+        client = CLIENT.get()
+        if client is None:
+            return
+        if not patient:
+            try:
+                client.take_rows(rows)
+            except LimitExceeded as error:
+                self.metrics.rejected(error.reason.lower())
+                raise
+            return
+        wait = client.reserve_rows(rows)
+        if not wait:
+            return
+        try:
+            if asyncio.get_running_loop().time() + wait > deadline:
+                text = f"the client's limit on rows would make this wait {wait:.3g} s, which is past the deadline"
+                raise DeadlinePassed("DEADLINE_PASSED", text)
+            await asyncio.sleep(wait)
+        except BaseException:
+            client.give_back_rows(rows)
             raise
 
     def most_samples(self, served: ServedModel) -> int:

@@ -111,6 +111,10 @@ class Metrics:
             "unauthenticated",
             "permission_denied",
             "malformed",
+            "overloaded",
+            "too_fast",
+            "too_many_at_once",
+            "too_many_connections",
         ):
             self._rejected.labels(reason)
         self._running = {method: self._inflight.labels(method) for method in METHODS}

@@ -117,6 +117,27 @@ class Settings(BaseSettings):
     stream_idle_seconds: float = Field(
         120.0, gt=0, description="How long a stream waits for a client that neither sends nor reads, in seconds."
     )
+    max_concurrent_requests: int = Field(
+        10_000, ge=1, description="Requests under way at once, of all clients and both servers."
+    )
+    max_connections: int = Field(1000, ge=1, description="Connections open at once, of each of the two servers.")
+    max_concurrent_streams: int = Field(
+        1000, ge=1, description="Calls under way at once on one gRPC connection; a client keeps further ones back."
+    )
+    request_head_seconds: float = Field(
+        30.0, gt=0, description="How long an HTTP connection may take to send a request's head, its first one included."
+    )
+    client_requests_per_second: float | None = Field(
+        None, gt=0, description="Requests that one client may make in a second; without, as many as it likes."
+    )
+    client_rows_per_second: float | None = Field(
+        None,
+        gt=0,
+        description="Rows that one client may have scored or drawn in a second; without, as many as it likes.",
+    )
+    client_concurrent_requests: int | None = Field(
+        None, ge=1, description="Requests that one client may have under way at once; without, as many as it likes."
+    )
     default_timeout_seconds: float = Field(
         60.0, gt=0, description="Deadline of a request that brings none of its own, in seconds."
     )

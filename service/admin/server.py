@@ -38,6 +38,7 @@ class AdminServer(HttpServer):
             settings.admin_host,
             settings.admin_port,
             option="--admin-port",
-            drain_seconds=settings.drain_seconds,
+            settings=settings,
+            metrics=metrics,
             certificates=certificates,
         )

@@ -47,6 +47,10 @@ class QueueFullError(DensityError):
     """The service has more to do than it takes on; come back after ``retry_after_seconds``."""
 
 
+class LimitExceededError(QueueFullError):
+    """This client asks for more than one client may; come back after ``retry_after_seconds``."""
+
+
 class DeadlineExceededError(DensityError, TimeoutError):
     """No answer within the timeout."""
 
@@ -79,6 +83,9 @@ _ERRORS: dict[grpc.StatusCode, type[DensityError]] = {
 }
 
 
+_LIMITS = ("TOO_FAST", "TOO_MANY_AT_ONCE")
+
+
 def from_rpc_error(error: grpc.RpcError) -> DensityError:
     """The typed error for what grpc raised, with the details the service attached."""
     code = error.code()
@@ -97,7 +104,8 @@ def from_rpc_error(error: grpc.RpcError) -> DensityError:
             retry = error_details_pb2.RetryInfo()
             detail.Unpack(retry)
             retry_after = retry.retry_delay.ToTimedelta().total_seconds()
-    return _ERRORS.get(code, DensityError)(
+    kind = LimitExceededError if reason in _LIMITS else _ERRORS.get(code, DensityError)
+    return kind(
         code.name,
         error.details() or "no details",
         reason=reason,

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -72,14 +73,14 @@ class Gate:
 
         async def one(given: Any, context: Any) -> Any:
             try:
-                with self._admission.admit(_authorization(context)) if guarded else contextlib.nullcontext():
+                with self._admitted(context) if guarded else contextlib.nullcontext():
                     return await answer(request(given), context)
             except ServiceError as error:
                 await context.abort_with_status(to_status(error))
 
         async def many(given: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                with self._admission.admit(_authorization(context)) if guarded else contextlib.nullcontext():
+                with self._admitted(context) if guarded else contextlib.nullcontext():
                     async with contextlib.aclosing(answer(request(given), context)) as messages:
                         async for message in messages:
                             yield message
@@ -89,6 +90,9 @@ class Gate:
         # A method that streams may be a generator, or write to its context.
         behaviour: Callable[..., Any] = many if inspect.isasyncgenfunction(answer) else one
         return _handler(handler, behaviour)
+
+    def _admitted(self, context: Any) -> contextlib.AbstractContextManager[None]:
+        return self._admission.admit(_authorization(context), _address(context.peer()))
 
 
 class _GatedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -121,3 +125,9 @@ def _authorization(context: Any) -> str | None:
         if name == "authorization":
             return value if isinstance(value, str) else value.decode("latin-1")
     return None
+
+
+def _address(peer: str) -> str:
+    """The address in what gRPC calls a peer, such as ``ipv4:192.0.2.7:4711`` or ``ipv6:%5B::1%5D:4711``."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind

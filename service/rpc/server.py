@@ -45,6 +45,10 @@ class RpcServer:
             options=[
                 # Without this, two servers would share the port and each get some of the calls.
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", settings.max_connections),
+                ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
+                # It counts calls a little longer than clients do, and so refuses some that keep to the limit.
+                ("grpc.http.overload_protection", 0),
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_send_message_length", settings.max_response_bytes * 2 + _MESSAGE_OVERHEAD),
             ],

@@ -6,9 +6,10 @@ import contextlib
 import ipaddress
 from collections.abc import Iterator
 
-from service.errors import Unauthenticated
+from service.errors import LimitExceeded, Unauthenticated
 from service.metrics import Metrics
 from service.security.caller import ANYONE, CALLER
+from service.security.limits import Limits
 from service.security.tokens import TokenFile
 from service.settings import Settings
 
@@ -17,43 +18,52 @@ class Admission:
     """Lets requests in.
 
     Args:
-        settings: where the tokens are.
+        settings: where the tokens are, and the limits.
         metrics: counts who was not let in.
 
     Raises:
         TokenFileError: the file of tokens cannot be read.
 
     Example:
-        >>> with Admission(Settings(), Metrics()).admit(authorization=None):
+        >>> with Admission(Settings(), Metrics()).admit(authorization=None, peer="127.0.0.1"):
         ...     CALLER.get() is ANYONE
         True
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._tokens = TokenFile(settings.token_file) if settings.token_file is not None else None
+        self._limits = Limits(settings)
         self._metrics = metrics
 
     @contextlib.contextmanager
-    def admit(self, authorization: str | None) -> Iterator[None]:
+    def admit(self, authorization: str | None, peer: str) -> Iterator[None]:
         """Let one request in, for as long as it takes; its caller is in ``CALLER`` from then on.
 
         Every request runs in a task of its own, so what is set here ends with it.
 
         Args:
             authorization: the header, or gRPC metadata, of that name.
+            peer: the address it comes from, without a port.
 
         Raises:
             Unauthenticated: tokens are asked for, and this is none.
+            LimitExceeded: the client, or all of them together, ask for too much.
         """
-        if self._tokens is None:
-            CALLER.set(ANYONE)
-        else:
+        caller = ANYONE
+        if self._tokens is not None:
             try:
-                CALLER.set(self._tokens.authenticate(authorization))
+                caller = self._tokens.authenticate(authorization)
             except Unauthenticated:
                 self._metrics.rejected("unauthenticated")
                 raise
-        yield
+        CALLER.set(caller)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._limits.request(caller.name, peer))
+            except LimitExceeded as error:
+                self._metrics.rejected(error.reason.lower())
+                raise
+            yield
 
 
 def is_loopback(host: str) -> bool:

@@ -31,7 +31,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            with self._admission.admit(_authorization(scope)):
+            with self._admission.admit(_authorization(scope), (scope.get("client") or ("",))[0]):
                 await self._app(scope, receive, send)
         except ServiceError as error:
             # The application answers for its own errors, so this one is from the door, and nothing was sent yet.

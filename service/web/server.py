@@ -14,11 +14,13 @@ from starlette.types import ASGIApp
 
 from service.errors import PortTakenError
 from service.gateway import Gateway
+from service.metrics import Metrics
 from service.security.admission import Admission
 from service.security.certificates import Certificates
 from service.settings import Settings
 from service.web.app import WebApp
 from service.web.gate import Gate
+from service.web.protocol import limited_protocol
 
 
 class _QuietServer(uvicorn.Server):
@@ -37,7 +39,8 @@ class HttpServer:
         host: address to listen on.
         port: 0 takes a free one.
         option: that chooses the port, for the error.
-        drain_seconds: how long requests under way may take when the server stops.
+        settings: limits of connections, and how long to drain.
+        metrics: counts connections that were refused.
         certificates: for TLS; None speaks plain text.
     """
 
@@ -48,13 +51,14 @@ class HttpServer:
         port: int,
         *,
         option: str,
-        drain_seconds: float,
+        settings: Settings,
+        metrics: Metrics,
         certificates: Certificates | None = None,
     ) -> None:
         self._host, self._port, self._option = host, port, option
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=limited_protocol(settings, metrics),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -62,7 +66,7 @@ class HttpServer:
             server_header=False,
             # Callers are told apart by the address they really have, not by one that they write into a header.
             proxy_headers=False,
-            timeout_graceful_shutdown=max(1, math.ceil(drain_seconds)),
+            timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
         )
         config.load()
         if certificates is not None:
@@ -131,6 +135,7 @@ class WebServer(HttpServer):
             settings.host,
             settings.http_port,
             option="--http-port",
-            drain_seconds=settings.drain_seconds,
+            settings=settings,
+            metrics=gateway.metrics,
             certificates=certificates,
         )

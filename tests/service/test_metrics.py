@@ -65,5 +65,9 @@ def test_refusals_are_exported_before_the_first_one() -> None:
         "unauthenticated",
         "permission_denied",
         "malformed",
+        "overloaded",
+        "too_fast",
+        "too_many_at_once",
+        "too_many_connections",
     ):
         assert registry.get_sample_value("density_rejected_total", {"reason": reason}) == 0

@@ -1,0 +1,74 @@
+"""A connection of the HTTP server: how many there may be, and how long one may take to ask for something."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.errors import LimitExceeded
+from service.metrics import Metrics
+from service.settings import Settings
+from service.web.answers import error_answer
+
+_REFUSED_AT_ONCE = 64
+"""Connections too many that are told so; still further ones are cut off without a word."""
+
+
+def limited_protocol(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
+    """Uvicorn's protocol with limits.
+
+    Args:
+        settings: the limits.
+        metrics: counts connections that were refused.
+    """
+    most, head_seconds = settings.max_connections, settings.request_head_seconds
+
+    class LimitedProtocol(HttpToolsProtocol):
+        """One connection; a request's head that does not arrive in time ends it, so that idlers cannot take all."""
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._head: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect_head()
+            if len(self.connections) <= most:
+                return
+            metrics.rejected("too_many_connections")
+            if len(self.connections) > most + _REFUSED_AT_ONCE:
+                transport.abort()
+            else:
+                self.app = _refuse
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._expect_head()
+
+        def on_headers_complete(self) -> None:
+            self._stop_expecting()
+            super().on_headers_complete()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_expecting()
+            super().connection_lost(exc)
+
+        def _expect_head(self) -> None:
+            self._stop_expecting()
+            self._head = self.loop.call_later(head_seconds, self.transport.abort)
+
+        def _stop_expecting(self) -> None:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
+
+    async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        text = f"{most} connections are open, as many as this service takes on (the setting max_connections)"
+        answer = error_answer(LimitExceeded("TOO_MANY_CONNECTIONS", text, retry_after_seconds=1.0))
+        answer.headers["Connection"] = "close"
+        await answer(scope, receive, send)
+
+    return LimitedProtocol
