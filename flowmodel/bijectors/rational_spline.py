@@ -65,17 +65,19 @@ def rational_spline(
     edge = torch.full_like(params.narrow(-2, 0, 1), edge_slope)
     # 1e-3 is the least slope, 0.025 the least distance of lambda from 0 and from 1.
     table = [widths, heights, edge, torch.nn.functional.softplus(raw_slopes + slope_shift) + 1e-3, edge]
-    places = [0, 1, count_bins + 1, count_bins + 2, 2 * count_bins + 2, 2 * count_bins + 3]
     if order == "linear":
         table.append(0.025 + 0.95 * torch.sigmoid(params.narrow(-2, 3 * count_bins - 1, count_bins)))
-        places.append(3 * count_bins + 3)
 
     outside = (value < -bound) | (value > bound)
     # Clamped, so that what lies outside is evaluated where the piece is well behaved, and then thrown away.
     inside = value.clamp(-bound, bound)
     inner = (heights if inverse else widths).narrow(-2, 1, count_bins - 1)
     bins = (inside.unsqueeze(-2) >= inner).sum(-2, keepdim=True)
-    rows = bins + torch.tensor(places, device=value.device).unsqueeze(-1)
+    # Of each curve the knots at both ends of the bin; of lambda, which comes last, one. Made on the device: a copy from
+    # the host could not be captured in a CUDA graph.
+    ends = torch.arange(7 if order == "linear" else 6, device=value.device)
+    places = torch.div(ends, 2, rounding_mode="floor") * (count_bins + 1) + ends % 2
+    rows = bins + places.unsqueeze(-1)
     shape = list(rows.shape)
     shape[-2] = -1
     knots = torch.cat(table, -2).expand(shape).gather(-2, rows)

@@ -1,7 +1,7 @@
-"""The native code in place of TorchScript, where it is installed, covers the flow and gives the same answers.
+"""The kernels in place of TorchScript, where they are installed, cover the flow and give the same answers.
 
-An archive carries the modules of this package alone, so a stock TorchServe container has no native code and answers by
-TorchScript; one with ``flowmodel`` installed has both.
+On the CPU that is native code, on a GPU the Triton kernel. An archive carries the modules of this package alone, so a
+stock TorchServe container has neither and answers by TorchScript; one with ``flowmodel`` installed has both.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .device import FUSED_STAGES, LAUNCHED_STAGES, DeviceFlow
 from .noise import standard_normal
 
 _LOG = logging.getLogger(__name__)
+
+_CPU = torch.device("cpu")
 
 _CHECKED_ROWS = 64
 
@@ -24,7 +27,7 @@ _ROUNDINGS = 256
 
 
 class Native(Protocol):
-    """What a scorer needs of the native code."""
+    """What a scorer needs of whatever answers in place of plain TorchScript."""
 
     instruction_set: str
 
@@ -48,29 +51,53 @@ def native_flow(module: Any) -> Native | None:
     except (NotCoveredError, AttributeError) as reason:  # an older scorer, or another's, is built of other parts
         _LOG.info("TorchScript answers, not the native code: %s", reason)
         return None
-    difference = _difference(module, native)
+    return native if _agrees(module, native, "the native code") else None
+
+
+def device_flow(module: Any, device: torch.device) -> Native:
+    """The flow of a TorchScript scorer on a GPU: the fused kernel if it can answer, else TorchScript in CUDA graphs."""
+    try:
+        from flowmodel.kernel.cuda.fused_flow import FusedFlow
+        from flowmodel.kernel.native_flow import NotCoveredError
+    except ImportError:
+        _LOG.info("TorchScript answers on the GPU: the fused kernel or Triton is not installed")
+    else:
+        try:
+            fused = DeviceFlow(FusedFlow(module, device), module, device, "triton", FUSED_STAGES, splits=False)
+            if _agrees(module, fused, "the fused kernel", device):
+                return fused
+        except (NotCoveredError, AttributeError) as reason:
+            _LOG.info("TorchScript answers, not the fused kernel: %s", reason)
+        except Exception as error:  # Triton calls compilers that a machine may lack
+            _LOG.warning("TorchScript answers, the fused kernel does not run here: %s", error)
+    return DeviceFlow(module, module, device, "torchscript", LAUNCHED_STAGES, splits=True)
+
+
+def _agrees(module: Any, native: Native, what: str, device: torch.device = _CPU) -> bool:
+    difference = _difference(module, native, device)
     if difference > _ROUNDINGS:
         _LOG.warning(
-            "TorchScript answers, not the native code: their answers are %.3g roundings apart, and %d can be explained",
+            "TorchScript answers, not %s: their answers are %.3g roundings apart, and %d can be explained",
+            what,
             difference,
             _ROUNDINGS,
         )
-        return None
-    return native
+    return difference <= _ROUNDINGS
 
 
-def _difference(module: Any, native: Native) -> float:
+def _difference(module: Any, native: Native, device: torch.device) -> float:
     """The largest difference between the two on samples of the flow, in roundings of each column's or row's size."""
     size, context_size = int(module.event_size), int(module.context_size)
     noise = standard_normal(0, 0, _CHECKED_ROWS, size)
     context = None
     if context_size:
-        location, scale = module.context_location.numpy(), module.context_scale.numpy()
+        location, scale = module.context_location.cpu().numpy(), module.context_scale.cpu().numpy()
         context = location + scale * standard_normal(1, 0, _CHECKED_ROWS, context_size)
-    given = None if context is None else torch.from_numpy(context)
+    given = None if context is None else torch.from_numpy(context).to(device)
     with torch.inference_mode():
-        rows, log_prob = (answer.numpy() for answer in module.sample(torch.from_numpy(noise), given))
-        scored = module.log_prob(torch.from_numpy(rows.copy()), given).numpy()
+        answers = module.sample(torch.from_numpy(noise).to(device), given)
+        rows, log_prob = (answer.cpu().numpy() for answer in answers)
+        scored = module.log_prob(torch.from_numpy(rows.copy()).to(device), given).cpu().numpy()
     native_rows, native_log_prob = native.sample(noise, context)
     epsilon = float(np.finfo(rows.dtype).eps)
     return max(

@@ -1,12 +1,13 @@
 """One exported scorer, numpy in and numpy out: the only way in which any engine calls a model.
 
 On the CPU the native code answers where :mod:`.native` finds that it can; a row's bits are then the same whatever else
-is in its batch and however many threads compute it, by construction. Elsewhere TorchScript does, and so far as torch
-lets one say so, a row's result does not depend on what else is in its batch either: batches are padded to a multiple
-of :data:`PAD_ROWS` rows, which puts each row through the vectorised path of the elementwise kernels and the matrix
-products, never through their remainders, and rows are spread over threads here instead of inside torch, which divides
-the sums of a matrix product when it has few rows. On CPU with one torch thread the bits were found equal for every
-batch size and position tried, at 1 to 200 dimensions and 16 to 512 hidden units; it is measured, not promised.
+is in its batch and however many threads compute it, by construction. On a GPU :mod:`.device` answers, the same to
+float32 rounding. Elsewhere TorchScript does, and so far as torch lets one say so, a row's result does not depend on
+what else is in its batch either: batches are padded to a multiple of :data:`PAD_ROWS` rows, which puts each row through
+the vectorised path of the elementwise kernels and the matrix products, never through their remainders, and rows are
+spread over threads here instead of inside torch, which divides the sums of a matrix product when it has few rows. On
+CPU with one torch thread the bits were found equal for every batch size and position tried, at 1 to 200 dimensions and
+16 to 512 hidden units; it is measured, not promised.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .native import native_flow
+from .native import device_flow, native_flow
 from .noise import Draw, standard_normal
 
 __all__ = ["PAD_ROWS", "Draw", "Scorer", "ScoringError", "explain_failure", "prepare_torch"]
@@ -77,7 +78,8 @@ class Scorer:
         device: where its buffers are.
         pool: threads that TorchScript's share of a call is spread over; none computes in the calling thread.
         threads: how many may compute one call. The native code starts its own, TorchScript needs the pool.
-        native: whether the native code may answer in place of TorchScript.
+        native: whether the native code, or on a GPU the fused kernel and CUDA graphs, may answer in place of plain
+            TorchScript.
 
     Attributes:
         event_size: D, the width of a row.
@@ -86,7 +88,7 @@ class Scorer:
         feature_names: D names.
         context_names: C names.
         dtype: of the results.
-        answered_by: ``torchscript``, or the instruction set of the native code.
+        answered_by: ``torchscript``, the instruction set of the native code, or ``triton``.
     """
 
     event_size: int
@@ -115,7 +117,8 @@ class Scorer:
         self._device = torch.device(device)
         self._pool = pool
         self._threads = threads
-        self._native = native_flow(module) if native and self._device.type == "cpu" else None
+        on_cpu = self._device.type == "cpu"
+        self._native = None if not native else native_flow(module) if on_cpu else device_flow(module, self._device)
         self.answered_by = "torchscript" if self._native is None else self._native.instruction_set
         self._warm_up()
 

@@ -22,6 +22,7 @@ from flowmodel.artefact.scorer import Scorer
 from flowmodel.kernel.cuda import packing
 from flowmodel.kernel.cuda.fused_flow import FusedFlow
 from flowmodel.kernel.native_flow import NotCoveredError
+from flowmodel.runtime import device, native
 
 AR = bij.AffineAutoregressive
 MADE = params.DenseAutoregressive
@@ -202,3 +203,33 @@ def test_it_compiles_for_a_gpu_without_one():
         assert counts[r"fma\.rn\.f32"] > 500, "products are float32 multiply-adds"
         assert counts[r"mma\."] == 0, "and not TF32"
         assert counts[r"ld\.global\.nc"] == 0, "scratch that was just written is not read through the read-only cache"
+
+
+def test_the_runtime_stages_rows_for_it(monkeypatch):
+    monkeypatch.setattr(device, "_LARGEST_STAGE", 40)
+    flow = trained_flow(AR(MADE((20,))), (3,), (2,), torch.float32)
+    scorer = scorer_of(flow)
+    staged = device.DeviceFlow(FusedFlow(scorer, DEVICE), scorer, DEVICE, "triton", (16,), splits=False)
+    context = contexts(90, (2,), torch.float64)
+    noise = torch.randn(90, 3, dtype=torch.float64)
+    with torch.no_grad():
+        rows, log_prob = scorer.sample(noise, context)
+    for count in (3, 16, 17, 90):
+        drawn, drawn_log_prob = staged.sample(noise[:count].numpy(), context[:count].numpy())
+        np.testing.assert_allclose(drawn, rows[:count], **TOLERANCE)
+        np.testing.assert_allclose(drawn_log_prob, log_prob[:count], **TOLERANCE)
+        scored = staged.log_prob(rows[:count].numpy(), context[:count].numpy())
+        np.testing.assert_allclose(scored, log_prob[:count], rtol=1e-4, atol=1e-4)
+
+
+def test_the_runtime_checks_it_against_torchscript(monkeypatch, caplog):
+    monkeypatch.setattr(device, "_LARGEST_STAGE", 16)
+    monkeypatch.setattr(native, "FUSED_STAGES", (16,))
+    monkeypatch.setattr(native, "LAUNCHED_STAGES", (16,))
+    scorer = scorer_of(trained_flow(AR(MADE((20,))), (3,), None, torch.float32))
+    assert native.device_flow(scorer, DEVICE).instruction_set == "triton"
+    spline = scorer_of(trained_flow(bij.SplineAutoregressive(MADE((20,))), (3,), None, torch.float32))
+    assert native.device_flow(spline, DEVICE).instruction_set == "torchscript"
+    monkeypatch.setattr(FusedFlow, "log_prob", lambda self, rows, context=None: rows.new_zeros(len(rows)))
+    assert native.device_flow(scorer, DEVICE).instruction_set == "torchscript"
+    assert "roundings apart" in caplog.text
