@@ -4,6 +4,7 @@ The file describes itself: ``event_size``, ``context_size``, ``feature_names`` a
 """
 
 import contextlib
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,7 +115,8 @@ def export_scorer(
         ``path``.
 
     Raises:
-        ExportError: a part of the flow cannot be exported, or the names are of another number.
+        ExportError: a part of the flow cannot be exported, the names are of another number, or the file cannot be
+            written.
 
     Example:
         >>> import tempfile, torch, flowmodel.bijectors as bij, flowmodel.distributions as dist
@@ -131,9 +133,15 @@ def export_scorer(
     contexts = _names("context_names", context_names, "c", flow.bijector.context_size)
     scorer = Scorer(flow, features, contexts).eval()
     script = _scripted(scorer)
+    # Through memory, because torch ends the whole process when it cannot write a file to its end.
+    written = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        torch.jit.save(script, str(path))
+        torch.jit.save(script, written)
+    try:
+        Path(path).write_bytes(written.getbuffer())
+    except OSError as error:
+        raise ExportError(f"cannot write the scorer {path}: {error.strerror or error}") from None
     return Path(path)
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from flowmodel.errors import ArtefactError, ManifestError, ModelNotFoundError, S
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _STAGING = ".staging-"
+_STALE_SECONDS = 3600.0
+"""Locks may not reach from one machine to another, so a directory that was touched lately is left alone."""
 
 
 class PublishedModel:
@@ -163,6 +166,9 @@ class ModelStore:
         folder = self.root / name
         try:
             with _locked(folder):
+                for left in folder.glob(f".{SERVING}-*"):
+                    # Nobody else writes here now, so whoever made it was killed.
+                    left.unlink()
                 serving = change(self.serving(name))
                 _replace(folder / SERVING, serving.to_json() + "\n")
         except OSError as error:
@@ -182,20 +188,27 @@ class ModelStore:
     def staging(self, name: str) -> Iterator[Path]:
         """A new directory inside the store in which a version is put together; removed unless it was committed.
 
-        It is never listed, and what a killed publisher leaves of it does no harm.
+        It is never listed. What a killed publisher left of it is removed by a later one, an hour after it was last
+        touched: a directory of a publisher that lives is locked, and a lock ends with its process.
 
         Raises:
             ArtefactError: the name is not one a model can have, or the store cannot be written.
         """
         check_name(name)
         try:
+            self._sweep(name)
             folder = self._new_folder(name)
+            lock = _lock(folder)
         except OSError as error:
             raise ArtefactError(f"cannot write to the store {self.root}: {error.strerror or error}") from None
         try:
             yield folder
+        except OSError as error:
+            place = error.filename or self.root
+            raise ArtefactError(f"cannot write {place}: {error.strerror or error}; nothing was published") from None
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
             with contextlib.suppress(OSError):
                 # A model that got no version leaves no empty directory behind.
                 (self.root / name).rmdir()
@@ -206,6 +219,18 @@ class ModelStore:
             # Missing again by now means that another publisher gave up and took the empty directory with it.
             with contextlib.suppress(FileNotFoundError):
                 return Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.root / name))
+
+    def _sweep(self, name: str) -> None:
+        """Remove what killed publishers left behind."""
+        for folder in (self.root / name).glob(f"{_STAGING}*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime < _STALE_SECONDS:
+                    continue
+                lock = _lock(folder)
+                try:
+                    shutil.rmtree(folder, ignore_errors=True)
+                finally:
+                    os.close(lock)
 
     def commit(self, staged: Path, name: str, version: int) -> bool:
         """Make a staged directory the version of that number, in one rename, after everything in it reached the disk.
@@ -256,6 +281,21 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+    """Lock a folder of one's own for as long as the descriptor that is returned is open.
+
+    Raises:
+        OSError: somebody else has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _replace(path: Path, text: str) -> None:

@@ -16,8 +16,15 @@ from flowmodel.plans import plan_from_json
 
 
 def save_weights(flow: Flow, path: Path) -> None:
-    """Write the state dict of a flow as safetensors."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}, path)
+    """Write the state dict of a flow as safetensors.
+
+    Raises:
+        ArtefactError: the file cannot be written.
+    """
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in flow.state_dict().items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"cannot write the weights {path}: {error}") from None
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Flow:

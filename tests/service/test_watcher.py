@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ from conftest import Running, Start, publish
 from gates import engine_held, in_background, wait_for_call, wait_until
 
 from flowmodel.artefact.rollout import Rollout
+from flowmodel.artefact.store import ModelStore
 from service.engines.engine import ModelKey
 
 SLOW = 3600
@@ -265,3 +267,49 @@ def test_without_any_default_the_caller_is_told_to_name_a_version(start: Start, 
     assert score(service, version="2").status_code == 200
     listed = httpx.get(f"{service.http}/v1/models").json()["models"]
     assert [(model["name"], model["default_version"]) for model in listed] == [("pair", "1"), ("wine", "")]
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda folder: (folder / "scorer.pt").unlink(), "scorer.pt is missing"),
+        (lambda folder: _cut(folder / "scorer.pt"), "scorer.pt is not the file that was published (SHA-256 differs)"),
+        (lambda folder: _cut(folder / "wine-3.mar"), "wine-3.mar is not the file that was published"),
+        (lambda folder: _set(folder, format_version=99), "99"),
+        (lambda folder: _set(folder, version=7), "is the manifest of wine version 7"),
+    ],
+    ids=["missing", "truncated", "archive", "format", "renamed"],
+)
+def test_what_is_not_as_it_was_published_is_refused_by_name(
+    start: Start, store: Path, damage: Callable[[Path], None], text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = start(store, store_poll_seconds=SLOW)
+    publish(store, "wine", seed=9)
+    damage(store / "wine" / "3")
+    look(service)
+    assert score(service).json()["version"] == "2"
+    assert score(service, version="3").status_code == 404
+    assert "wine/3 could not be loaded" in caplog.text
+    assert text in caplog.text
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _set(folder: Path, **values: object) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_what_a_publisher_is_still_writing_or_left_half_written_is_never_served(start: Start, store: Path) -> None:
+    service = start(store, store_poll_seconds=SLOW)
+    with ModelStore(store).staging("wine") as staged:
+        shutil.copytree(store / "wine" / "2", staged, dirs_exist_ok=True)
+        look(service)
+        assert loaded(service) == [2, 1]
+    half = store / "wine" / "3"
+    half.mkdir()
+    shutil.copy(store / "wine" / "2" / "scorer.pt", half)
+    look(service)
+    assert loaded(service) == [2, 1]

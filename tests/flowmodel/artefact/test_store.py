@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -128,6 +131,7 @@ def test_of_many_publishers_at_once_each_gets_a_number(store):
 def test_a_killed_publisher_leaves_no_version_and_stops_nobody(store):
     program = f"""
 import sys
+import time
 from flowmodel.artefact.store import ModelStore
 with ModelStore({str(store.root)!r}).staging("wine") as staged:
     (staged / "manifest.json").write_text("half a mani")
@@ -177,3 +181,58 @@ def test_the_store_needs_neither_torch_nor_arrow():
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "set()"
+
+
+def age(folder, seconds):
+    then = time.time() - seconds
+    os.utime(folder, (then, then))
+
+
+def test_what_a_killed_publisher_left_is_swept_and_that_of_a_living_one_is_not(store):
+    program = f"""
+import sys
+import time
+from flowmodel.artefact.store import ModelStore
+with ModelStore({str(store.root)!r}).staging("wine") as staged:
+    print(staged, flush=True)
+    sys.stdin.readline()
+"""
+    command = [sys.executable, "-c", program]
+    killed, living = (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    )
+    folders = {child: Path(child.stdout.readline().strip()) for child in (killed, living)}
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    age(folders[living], 10 * 3600)
+    assert publish(store, "wine", 1)
+    assert folders[killed].is_dir(), "touched a moment ago; perhaps by a publisher on another machine"
+    age(folders[killed], 2 * 3600)
+    assert publish(store, "wine", 2)
+    assert not folders[killed].exists()
+    assert folders[living].is_dir()
+    living.communicate("\n")
+    assert living.returncode == 0
+    assert sorted(path.name for path in (store.root / "wine").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "longer", "missing", "another"])
+def test_every_file_of_a_version_is_checked_by_length_and_hash(store, damage):
+    publish(store, "wine", 1)
+    published = store.open("wine")
+    content = published.scorer_path.read_bytes()
+    if damage == "missing":
+        published.scorer_path.unlink()
+    else:
+        changed = {"truncated": content[:-1], "longer": content + b"?", "another": b"w" * len(content)}[damage]
+        published.scorer_path.write_bytes(changed)
+    with pytest.raises(ArtefactError, match=r"wine/1/scorer\.pt is (missing|not the file that was published)"):
+        published.verify()
+
+
+def test_a_version_of_a_newer_format_is_refused_by_name(store):
+    publish(store, "wine", 1)
+    path = store.root / "wine" / "1" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
+    with pytest.raises(ManifestError, match=r"wine/1/manifest\.json: .*99"):
+        store.open("wine")
