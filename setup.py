@@ -3,6 +3,7 @@
 Each is optional: where there is no compiler, or it does not know an instruction set, the package installs without it.
 """
 
+import glob
 import platform
 
 from setuptools import Extension, setup
@@ -26,9 +27,7 @@ setup(
         Extension(
             f"flowmodel.kernel.walk_{name}",
             sources=["flowmodel/kernel/flow.cpp"],
-            depends=[
-                f"flowmodel/kernel/{name}.hpp" for name in ("lanes", "transformer", "layer", "walk", "tiles", "part")
-            ],
+            depends=sorted(glob.glob("flowmodel/kernel/*.hpp")),
             extra_compile_args=[*FLAGS, *flags],
             extra_link_args=["-pthread"],
             language="c++",

@@ -136,6 +136,22 @@ template <typename T> static inline Vec<T> softplus(Vec<T> x) {
   return x > T(20) ? x : sum;
 }
 
+// log x of any x: of denormal numbers, of 0, infinity and what is negative too.
+template <typename T> static inline Vec<T> log_of_any(Vec<T> x) {
+  typedef std::numeric_limits<T> Numbers;
+  const Vec<T> raised = x < Numbers::min() ? x * T(1 << 24) * T(1 << 30) : x;
+  Vec<T> result = log<T>(raised) - (x < Numbers::min() ? all<T>(T(37.429947750237048)) : all<T>(T(0)));  // 54 log 2
+  result = x == Numbers::infinity() ? x : result;
+  result = x == T(0) ? all<T>(-Numbers::infinity()) : result;
+  return x < T(0) ? all<T>(Numbers::quiet_NaN()) : result;
+}
+
+// log(1 + t) for any t above -1: what 1 + t loses is too little to see where t is large.
+template <typename T> static inline Vec<T> log1p_of_any(Vec<T> t) {
+  const Vec<T> one_more = t + T(1), lost = t - (one_more - T(1));
+  return log_of_any<T>(one_more) + (t > T(1 << 24) ? all<T>(T(0)) : lost / one_more);
+}
+
 // One register of the machine: what the inner loops over weights count in.
 template <typename T> struct Register {
   typedef T vec __attribute__((vector_size(REGISTER), aligned(sizeof(T)), may_alias));

@@ -11,10 +11,15 @@ import torch
 from numpy.typing import NDArray
 
 from flowmodel.kernel import library
+from flowmodel.kernel.elementwise import FUNCTIONS, fixed_numbers, standardize_numbers, supports_numbers
 
 ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "sigmoid", "softplus")
 SCALES = ("bounded", "exp", "softplus", "sigmoid")
 """In the order of the enumerations in ``layer.hpp`` and ``transformer.hpp``."""
+
+
+BASES = ("FoldedNormal", "FoldedLaplace", "FoldedStudentT", "FoldedUniform")
+"""In the order of the enumeration in ``base.hpp``."""
 
 
 class NotCoveredError(Exception):
@@ -38,23 +43,18 @@ class NativeFlow:
             raise NotCoveredError("no native library was compiled for this processor")
         self.instruction_set = instruction_set or names[0]
         self._library = library.load(self.instruction_set)
-        base = scorer.base
-        if _kind(base) != "FoldedNormal":
-            raise NotCoveredError(f"base {_kind(base)}")
-        if scorer.has_integers:
-            raise NotCoveredError("columns of whole numbers")
         self.event_size = int(scorer.event_size)
         self.context_size = int(scorer.context_size)
         self._rows_in_float64 = bool(scorer.takes_float64)
-        self.dtype: np.dtype[Any] = np.dtype(np.float64 if base.scale.dtype == torch.float64 else np.float32)
+        self.dtype: np.dtype[Any] = np.dtype(np.float64 if scorer.like.dtype == torch.float64 else np.float32)
         handle = self._library.flow_new(int(self.dtype == np.float64), self.event_size, self.context_size)
         self._handle = ctypes.c_void_p(handle)
         weakref.finalize(self, self._library.flow_delete, ctypes.c_void_p(handle))
         if self.context_size:
             self._call("flow_standardize_context", _float64(scorer.context_location), _float64(scorer.context_scale))
-        self._at_data = True
         self._add(scorer.bijector, False)
-        self._call("flow_base", self._numbers(base.loc), self._numbers(base.scale))
+        self._set_base(scorer.base)
+        self._call("flow_finish", _int64(scorer.integers), int(scorer.takes_float64))
 
     def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
         """Log-density of rows, the same bits whatever they are computed beside and by however many threads.
@@ -67,7 +67,8 @@ class NativeFlow:
         Returns:
             ``[N]``.
         """
-        rows = np.ascontiguousarray(rows, None if self._rows_in_float64 else self.dtype)
+        with np.errstate(over="ignore"):  # what overflows has the density of infinity, which is what torch makes of it
+            rows = np.ascontiguousarray(rows, None if self._rows_in_float64 else self.dtype)
         result = np.empty(len(rows), self.dtype)
         self._call("flow_log_prob", rows, rows.dtype == np.float64, _float64(context), len(rows), threads, result)
         return result
@@ -75,8 +76,8 @@ class NativeFlow:
     def sample(
         self, noise: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1
     ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Standard normal ``noise[N, D]`` to samples ``[N, D]`` and their log-densities ``[N]``, by so many threads."""
-        rows = np.empty(noise.shape, self.dtype)
+        """Normal ``noise[N, noise_size]`` to samples ``[N, D]`` and their log-densities ``[N]``, by so many threads."""
+        rows = np.empty((len(noise), self.event_size), self.dtype)
         log_prob = np.empty(len(noise), self.dtype)
         self._call("flow_sample", _float64(noise), _float64(context), len(noise), threads, rows, log_prob)
         return rows, log_prob
@@ -90,18 +91,20 @@ class NativeFlow:
         """Add a folded part, and those inside it, from noise to data."""
         kind = _kind(part)
         if kind == "FoldedCompose":
-            # The last part alone meets the data; whatever comes before it does not.
-            chain = list(part.parts.children())[:: -1 if inverted else 1]
-            for place, inner in enumerate(chain):
-                at_data, self._at_data = self._at_data, self._at_data and place == len(chain) - 1
+            for inner in list(part.parts.children())[:: -1 if inverted else 1]:
                 self._add(inner, inverted)
-                self._at_data = at_data
         elif kind == "FoldedInvert":
             self._add(part.inner, not inverted)
         elif kind == "FoldedPermute":
             self._call("flow_permutation", _int64(part.place if inverted else part.permutation))
-        elif kind == "FoldedStandardize" and self._at_data and not inverted:
-            self._call("flow_standardize", _float64(part.location), _float64(part.scale))
+        elif kind == "FoldedStandardize":
+            self._call("flow_columns", int(inverted), 0, *standardize_numbers(part, self.dtype))
+        elif kind == "FoldedSupports":
+            gives_float64 = int(part.noise_like.dtype == torch.float64)
+            self._call("flow_columns", int(inverted), gives_float64, *supports_numbers(part, self.dtype))
+        elif kind in FUNCTIONS:
+            numbers = fixed_numbers(part, kind, self.dtype)
+            self._call("flow_fixed", int(inverted), FUNCTIONS.index(kind), *numbers)
         elif kind == "FoldedAutoregressive":
             self._add_autoregressive(part, inverted)
         elif kind == "FoldedCoupling":
@@ -111,7 +114,7 @@ class NativeFlow:
             self._set_transformer(part.transformer)
             self._call("flow_values", self._numbers(part.values))
         else:
-            raise NotCoveredError(f"{kind}{' inside Invert' if inverted else ''}")
+            raise NotCoveredError(kind)
 
     def _add_autoregressive(self, part: Any, inverted: bool) -> None:
         network = part.network
@@ -159,6 +162,20 @@ class NativeFlow:
             self._call("flow_spline", int(transformer.order == "linear"), int(transformer.count_bins), bound, shift)
         else:
             raise NotCoveredError(kind)
+
+    def _set_base(self, base: Any) -> None:
+        kind = _kind(base)
+        if kind == "FoldedNormalMixture":
+            blocks, components, _ = base.loc.shape
+            numbers = [self._numbers(values) for values in (base.log_factor, base.loc, base.scale)]
+            self._call("flow_mixture", blocks, components, *numbers, _float64(base.bounds))
+        elif kind in BASES:
+            ends = (base.low, base.high) if kind == "FoldedUniform" else (base.loc, base.scale)
+            degrees = self._numbers(base.df) if kind == "FoldedStudentT" else None
+            numbers = [self._numbers(values) for values in ends]
+            self._call("flow_base", BASES.index(kind), *numbers, degrees, float(base.log_normaliser))
+        else:
+            raise NotCoveredError(f"base {kind}")
 
     def _numbers(self, tensor: torch.Tensor) -> NDArray[Any]:
         return np.ascontiguousarray(tensor.detach().cpu().numpy(), self.dtype)

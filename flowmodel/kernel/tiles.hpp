@@ -5,6 +5,7 @@
 template <typename T> struct Tile {
   int rows = 0;
   Numbers<T> value, swap, log_det, context, work;
+  Numbers<double> exact;  // in place of the values, where a column of a flow of float32 is read in float64
 
   T* feature(int d) { return &value[(size_t)d * rows]; }
   void move(int from, int to) { std::memcpy(&swap[(size_t)to * rows], feature(from), sizeof(T) * rows); }

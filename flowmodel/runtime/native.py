@@ -88,7 +88,8 @@ def _agrees(module: Any, native: Native, what: str, device: torch.device = _CPU)
 def _difference(module: Any, native: Native, device: torch.device) -> float:
     """The largest difference between the two on samples of the flow, in roundings of each column's or row's size."""
     size, context_size = int(module.event_size), int(module.context_size)
-    noise = standard_normal(0, 0, _CHECKED_ROWS, size)
+    # A scorer without it was exported before there were bases that need more.
+    noise = standard_normal(0, 0, _CHECKED_ROWS, int(getattr(module, "noise_size", size)))
     context = None
     if context_size:
         location, scale = module.context_location.cpu().numpy(), module.context_scale.cpu().numpy()

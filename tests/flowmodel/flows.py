@@ -7,6 +7,7 @@ import torch
 import flowmodel.bijectors as bij
 import flowmodel.distributions as dist
 import flowmodel.parameters as params
+from flowmodel.artefact.scorer import Scorer
 
 AR = bij.AffineAutoregressive
 SplineAR = bij.SplineAutoregressive
@@ -120,6 +121,12 @@ def trained_flow(
         rows = flow.sample((50,), context)
     flow.standardize_(rows, context)
     return flow
+
+
+def scorer_of(flow: dist.Flow) -> Scorer:
+    """The scorer that is exported of a flow, as an eager module."""
+    names = [f"x{i}" for i in range(flow.bijector.event_size)]
+    return Scorer(flow, names, [f"c{i}" for i in range(flow.bijector.context_size)]).eval()
 
 
 def contexts(count: int, context_shape: tuple[int, ...] | None, dtype: torch.dtype) -> torch.Tensor | None:
