@@ -15,7 +15,7 @@ BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test lint bench bench-kernel bench-quality clean
+.PHONY: help serve train-export test lint bench bench-kernel bench-gpu bench-quality clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -66,6 +66,9 @@ bench: .venv-bench/.done ## every benchmark beside its peers, in short; nothing 
 
 bench-kernel: .venv-bench/.done ## the native code beside six other libraries, recorded (about 20 minutes)
 	@$(BENCH) benchmarks/bench_kernel.py
+
+bench-gpu: .venv-bench/.done ## the scorer on a GPU against targets, recorded; without a GPU it says so
+	@$(BENCH) benchmarks/bench_gpu.py
 
 bench-quality: .venv-bench/.done ## held-out likelihood beside zuko, nflows and FlowJAX on every table (about half an hour)
 	@$(BENCH) benchmarks/bench_quality.py --full
