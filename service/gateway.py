@@ -25,6 +25,7 @@ from service.errors import (
 )
 from service.metrics import Metrics, Request
 from service.registry import DrawPayload, ModelRegistry, ScorePayload, ServedModel
+from service.residency import Residency
 from service.security.caller import CALLER
 from service.security.limits import CLIENT
 from service.settings import Settings
@@ -65,13 +66,17 @@ class Gateway:
         settings: the limits.
         engine: for its health only; the models' batchers call it.
         registry: the loaded models.
+        residency: loads again what was unloaded to save memory.
         metrics: what is counted.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, registry: ModelRegistry, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, registry: ModelRegistry, residency: Residency, metrics: Metrics
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.registry = registry
+        self._residency = residency
         self.metrics = metrics
         self.stopping = asyncio.Event()
         self.shadows = ShadowScorer(registry, metrics, settings.default_timeout_seconds)
@@ -214,6 +219,8 @@ class Gateway:
         if seed is None:
             seed = drawn_seed()
         with _engine_errors():
+            if not served.resident:
+                await self._residency.ensure(served, deadline)
             payload = DrawPayload(seed, start, context)
             samples, log_prob = await served.sample.submit(count, payload, deadline, patient=patient)
         served.sample_metrics.computed(count)
@@ -223,6 +230,8 @@ class Gateway:
         self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float, patient: bool
     ) -> FloatArray:
         with _engine_errors():
+            if not served.resident:
+                await self._residency.ensure(served, deadline)
             payload = ScorePayload(rows, context)
             (log_prob,) = await served.log_prob.submit(len(rows), payload, deadline, patient=patient)
         served.log_prob_metrics.computed(len(rows))

@@ -52,10 +52,9 @@ class VersionLoader:
             SelfCheckError: it answers otherwise.
         """
         published = await asyncio.to_thread(self._open, key)
-        await self._engine.load(published)
+        manifest = published.manifest
+        await self._take_in(published)
         try:
-            manifest = published.manifest
-            await self._self_check(key, manifest)
             served = ServedModel(key, manifest, self._engine, self._settings, self._metrics)
             self._metrics.add_version(key, self._engine.name, manifest.dtype, _quantiles(manifest))
         except BaseException:
@@ -64,9 +63,25 @@ class VersionLoader:
             raise
         return served
 
+    async def reload(self, served: ServedModel) -> None:
+        """Load a version again that was evicted, checked as the first time.
+
+        Raises:
+            ArtefactError, EngineError, SelfCheckError: as ``load``.
+        """
+        await self._take_in(await asyncio.to_thread(self._open, served.key))
+        served.resident = True
+
+    async def evict(self, served: ServedModel) -> None:
+        """Take a version out of the engine that goes on being served.
+
+        Raises:
+            EngineError: the engine keeps it.
+        """
+        await self._engine.unload(served.key)
+
     async def unload(self, served: ServedModel) -> None:
-        """Let go of a version after the last request that uses it."""
-        await served.released()
+        """Let go of a version that nobody uses any more."""
         try:
             await self._engine.unload(served.key)
         except EngineUnavailable:
@@ -75,6 +90,17 @@ class VersionLoader:
             log.error("%s could not be unloaded: %s", served.key, error)
         self._metrics.remove_version(served.key, self._engine.name, served.manifest.dtype)
         log.info("%s is unloaded", served.key)
+
+    async def _take_in(self, published: PublishedModel) -> None:
+        """Load into the engine what then answers as it did when it was published, or nothing."""
+        await self._engine.load(published)
+        key = ModelKey(published.name, published.version)
+        try:
+            await self._self_check(key, published.manifest)
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                await self._engine.unload(key)
+            raise
 
     def _open(self, key: ModelKey) -> PublishedModel:
         published = self._store.open(key.name, key.version)

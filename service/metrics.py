@@ -86,6 +86,8 @@ class Metrics:
         self._info = self._gauge(
             "model_info", "Loaded model versions; always 1.", "model", "version", "engine", "dtype"
         )
+        self._loaded_bytes = self._gauge("loaded_bytes", "Length of the scorers of loaded versions.")
+        self._evictions = self._counter("model_evictions", "Versions unloaded to save memory.", "model")
         self._default = self._gauge("model_default_version", "Version that answers when none is named.", "model")
         self._log_prob = LogProbHistogram()
         self.registry.register(self._log_prob)
@@ -151,6 +153,14 @@ class Metrics:
     def loaded(self, model: str, *, ok: bool) -> None:
         """A version was loaded, or could not be."""
         self._loads.labels(model, "ok" if ok else "failed").inc()
+
+    def set_loaded_bytes(self, total: int) -> None:
+        """How long the scorers of all loaded versions are together."""
+        self._loaded_bytes.set(total)
+
+    def evicted(self, key: ModelKey) -> None:
+        """A version was unloaded to save memory."""
+        self._evictions.labels(key.name).inc()
 
     def operation(self, method: str, key: ModelKey) -> OperationMetrics:
         """The metrics of one operation of one version, for its batcher."""

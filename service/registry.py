@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import cast
 
 import numpy as np
 
-from flowmodel.artefact.manifest import Manifest
+from flowmodel.artefact.manifest import SCORER, Manifest
 from service.batcher import Batcher, Call, Chunk
 from service.engines.engine import Draw, Engine, ModelKey
 from service.errors import NotFound, Unavailable
@@ -48,7 +49,12 @@ class ServedModel:
         signature: what requests are checked against.
         log_prob: batches of ``ScorePayload``, answered with log-densities ``[N]``.
         sample: batches of ``DrawPayload``, answered with samples ``[N, D]`` and log-densities ``[N]``.
+        resident: whether the engine has it loaded; what is not is loaded again for the first request.
+        used: larger than that of every version that was asked for before.
+        bytes: how long its scorer is.
     """
+
+    _uses = itertools.count(1)
 
     def __init__(self, key: ModelKey, manifest: Manifest, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.key = key
@@ -65,6 +71,9 @@ class ServedModel:
         self.sample_metrics = metrics.operation("Sample", key)
         self.log_prob = self._batcher(self._call_log_prob, self.log_prob_metrics, settings)
         self.sample = self._batcher(self._call_sample, self.sample_metrics, settings)
+        self.resident = True
+        self.used = next(self._uses)
+        self.bytes = int(manifest.files.get(SCORER, {}).get("bytes", 0))
         self._leases = 0
         self._released = asyncio.Event()
         self._released.set()
@@ -78,6 +87,7 @@ class ServedModel:
     def lease(self) -> Iterator[ServedModel]:
         """Keep the version loaded while a request uses it."""
         self._leases += 1
+        self.used = next(self._uses)
         self._released.clear()
         try:
             yield self
@@ -98,6 +108,11 @@ class ServedModel:
             EngineError: as the engine's ``log_prob``.
         """
         return await self._engine.log_prob(self.key, rows, context)
+
+    @property
+    def leased(self) -> bool:
+        """Whether a request uses the version."""
+        return self._leases > 0
 
     async def released(self) -> None:
         """Wait until no request uses the version."""

@@ -14,8 +14,10 @@ from service.admin.server import AdminServer
 from service.engines import create
 from service.engines.engine import Engine
 from service.gateway import Gateway
+from service.loading import VersionLoader
 from service.metrics import Metrics
 from service.registry import ModelRegistry
+from service.residency import Residency
 from service.rpc.server import RpcServer
 from service.security.admission import Admission, is_loopback
 from service.security.certificates import Certificates
@@ -59,8 +61,11 @@ class Service:
         self.engine = create(settings) if engine is None else engine
         self.metrics = Metrics()
         self.registry = ModelRegistry()
-        self.gateway = Gateway(settings, self.engine, self.registry, self.metrics)
-        self.watcher = StoreWatcher(ModelStore(settings.store), self.engine, self.registry, settings, self.metrics)
+        store = ModelStore(settings.store)
+        loader = VersionLoader(store, self.engine, settings, self.metrics)
+        residency = Residency(loader, self.registry, self.metrics, settings.max_loaded_bytes)
+        self.gateway = Gateway(settings, self.engine, self.registry, residency, self.metrics)
+        self.watcher = StoreWatcher(store, residency, self.registry, settings, self.metrics)
         admission = Admission(settings, self.metrics)
         certificates = Certificates.from_settings(settings)
         self._rpc = RpcServer(self.gateway, settings, admission, certificates)

@@ -148,6 +148,12 @@ class Settings(BaseSettings):
         description="How many versions of each model are kept loaded: the default and the newest; the previous "
         "default, canary and shadow come on top.",
     )
+    max_loaded_bytes: int | None = Field(
+        None,
+        ge=1,
+        description="Most memory of loaded versions, counted as the length of their scorer.pt; what was not asked for "
+        "the longest time is unloaded, default versions last, and loaded again when it is asked for.",
+    )
     store_poll_seconds: float = Field(1.0, gt=0, description="How often the store is looked at for new versions.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe messages written to standard error."

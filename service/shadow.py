@@ -62,7 +62,8 @@ class ShadowScorer:
         shadow = self._registry.shadow(served.key.name)
         if shadow is None or self._registry.default(served.key.name) is not served:
             return
-        room = 0 if served.log_prob.queue_rows else MAX_WAITING_ROWS - self._waiting_rows
+        busy = served.log_prob.queue_rows > 0 or not shadow.resident
+        room = 0 if busy else MAX_WAITING_ROWS - self._waiting_rows
         taken = min(len(rows), room)
         if taken < len(rows):
             self._metrics.not_compared(shadow.key, "dropped", len(rows) - taken)
@@ -102,7 +103,8 @@ class ShadowScorer:
         for start in range(0, count, CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             # Requests first; and a version that is no shadow any more is about to be unloaded.
-            if answered.served.log_prob.queue_rows or self._registry.shadow(shadow.key.name) is not shadow:
+            gone = self._registry.shadow(shadow.key.name) is not shadow or not shadow.resident
+            if answered.served.log_prob.queue_rows or gone:
                 self._metrics.not_compared(shadow.key, "dropped", count - start)
                 return
             log_prob = answered.log_prob[part]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from flowmodel.artefact.serving import Serving
 from flowmodel.artefact.store import ModelStore
 from flowmodel.errors import ArtefactError, ServingError
-from service.engines.engine import Engine, EngineError, ModelKey
+from service.engines.engine import EngineError, ModelKey
 from service.errors import Unavailable
-from service.loading import SelfCheckError, VersionLoader
+from service.loading import SelfCheckError
 from service.metrics import Metrics
 from service.registry import ModelRegistry, ServedModel
+from service.residency import Residency
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,17 +53,22 @@ class StoreWatcher:
 
     Args:
         store: where versions are published.
-        engine: what loads them.
+        residency: loads and unloads them.
         registry: what requests look them up in.
         settings: how many versions to keep and how often to look.
         metrics: loads are counted here.
     """
 
     def __init__(
-        self, store: ModelStore, engine: Engine, registry: ModelRegistry, settings: Settings, metrics: Metrics
+        self,
+        store: ModelStore,
+        residency: Residency,
+        registry: ModelRegistry,
+        settings: Settings,
+        metrics: Metrics,
     ) -> None:
         self.store = store
-        self._loader = VersionLoader(store, engine, settings, metrics)
+        self._residency = residency
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
@@ -116,6 +122,7 @@ class StoreWatcher:
     def retry(self) -> None:
         """Try versions that could not be loaded again at the next look, however short a time ago they failed."""
         self._failures.clear()
+        self._residency.retry()
 
     async def idle(self) -> None:
         """Wait until every version that left is unloaded."""
@@ -127,6 +134,7 @@ class StoreWatcher:
         for task in self._retiring.values():
             task.cancel()
         await asyncio.gather(*self._retiring.values(), return_exceptions=True)
+        await self._residency.close()
         stopped = Unavailable("DRAINING", "the service stopped before the rows were computed", retry_after_seconds=1.0)
         for key in self._registry.loaded():
             served = self._registry.remove(key)
@@ -159,12 +167,14 @@ class StoreWatcher:
         default = await self._default(name, serving, versions, problems)
         # At once: the other versions may take their time.
         self._route(name, default)
+        await self._residency.fit()
         keep = {default.key} if default is not None else set()
         for version in serving.servable(versions):
             if len(keep) >= self._settings.loaded_versions:
                 break
             if (served := await self._loaded(ModelKey(name, version))) is not None:
                 keep.add(served.key)
+                await self._residency.fit()
         previous = serving.previous_of(versions) if self._settings.loaded_versions > 1 else None
         if previous is not None and (served := await self._loaded(ModelKey(name, previous))) is not None:
             keep.add(served.key)
@@ -174,6 +184,7 @@ class StoreWatcher:
         weight = serving.canary.weight if serving.canary is not None else 0.0
         self._route(name, default, (canary, weight) if canary is not None else None, shadow)
         self._retire_all_but(name, keep)
+        await self._residency.fit()
         self._report(name, "; ".join(problems))
 
     async def _default(
@@ -235,7 +246,7 @@ class StoreWatcher:
         if key in self._retiring:
             await self._retiring[key]
         try:
-            served = await self._loader.load(key)
+            served = await self._residency.load(key)
         except Exception as error:
             # Whatever is wrong with one version must not keep the others from being served.
             attempts = 1 if failure is None else failure.attempts + 1
@@ -259,7 +270,7 @@ class StoreWatcher:
 
     def _retire(self, served: ServedModel) -> None:
         self._registry.remove(served.key)
-        task = asyncio.get_running_loop().create_task(self._loader.unload(served))
+        task = asyncio.get_running_loop().create_task(self._residency.unload(served))
         self._retiring[served.key] = task
         task.add_done_callback(lambda _: self._retiring.pop(served.key, None))
 

@@ -47,8 +47,9 @@ def model_state(name: str, registry: ModelRegistry, watcher: StoreWatcher) -> di
 
 def _version_state(key: ModelKey, retired: bool, registry: ModelRegistry, watcher: StoreWatcher) -> dict[str, str]:
     failure = watcher.failure(key)
-    if key in registry:
-        return {"version": str(key.version), "state": "loaded"}
+    served = registry.get(key)
+    if served is not None:
+        return {"version": str(key.version), "state": "loaded" if served.resident else "unloaded"}
     if retired:
         return {"version": str(key.version), "state": "retired"}
     if failure is not None:

@@ -19,6 +19,7 @@ class FaultyEngine(InProcessEngine):
         waiting: set when a call waits at the closed gate.
         check: called with the rows of each call; what it raises is the call's outcome.
         calls: how many rows each call had.
+        loads: the versions that were loaded, in order.
         fail_to_load: versions that cannot be loaded.
         held: the versions whose calls wait at the gate and meet the check; None for all.
     """
@@ -30,6 +31,7 @@ class FaultyEngine(InProcessEngine):
         self.waiting = asyncio.Event()
         self.check: Callable[[np.ndarray], None] = lambda rows: None
         self.calls: list[int] = []
+        self.loads: list[ModelKey] = []
         self.fail_to_load: set[ModelKey] = set()
         self.held: set[ModelKey] | None = None
         self.sick = False
@@ -39,7 +41,9 @@ class FaultyEngine(InProcessEngine):
         return super().healthy and not self.sick
 
     async def load(self, published):
-        if ModelKey(published.name, published.version) in self.fail_to_load:
+        key = ModelKey(published.name, published.version)
+        self.loads.append(key)
+        if key in self.fail_to_load:
             raise EngineError("this version is made not to load")
         await super().load(published)
 
