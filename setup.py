@@ -26,7 +26,7 @@ setup(
     ext_modules=[
         Extension(
             f"flowmodel.kernel.walk_{name}",
-            sources=["flowmodel/kernel/flow.cpp"],
+            sources=["flowmodel/kernel/flow.cpp", "flowmodel/kernel/training.cpp"],
             depends=sorted(glob.glob("flowmodel/kernel/*.hpp")),
             extra_compile_args=[*FLAGS, *flags],
             extra_link_args=["-pthread"],

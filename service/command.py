@@ -140,8 +140,8 @@ async def _work(service: Service) -> None:
 
 
 def _other_variables(context: click.Context) -> Iterator[str]:
-    """``FLOWMODEL_*`` variables of the commands beside this one, which are none of the service's business."""
-    yield f"{PREFIX}CONFIG"
+    """``FLOWMODEL_*`` variables of the commands beside this one, and of the library, which are not settings."""
+    yield from (f"{PREFIX}CONFIG", f"{PREFIX}NATIVE")
     group = context.find_root().command
     if not isinstance(group, click.Group):
         return

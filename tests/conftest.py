@@ -16,3 +16,10 @@ def _seed() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(0)
+
+
+@pytest.fixture(params=["native", "torch"])
+def computed_by(request, monkeypatch):
+    """What computes affine autoregressive layers: native code where there is a compiler, or torch alone."""
+    monkeypatch.setenv("FLOWMODEL_NATIVE", "1" if request.param == "native" else "0")
+    return request.param

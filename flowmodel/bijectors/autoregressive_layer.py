@@ -11,9 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from flowmodel.bijectors import autoregressive_maps
 from flowmodel.bijectors.base import Bijector, Folded, check_same_kind
-from flowmodel.bijectors.degree_walk import DegreeWalk, InvertByDegree
+from flowmodel.bijectors.degree_walk import DegreeWalk
 from flowmodel.bijectors.folded_network import FoldedNetwork
+from flowmodel.bijectors.native_walk import NativeWalk
 from flowmodel.bijectors.transformer import Transformer
 from flowmodel.errors import ShapeMismatchError
 from flowmodel.parameters.base import Parameters, as_conditioner
@@ -76,6 +78,7 @@ class AutoregressiveBijector(Bijector):
         self.plan_name = plan_name
         self.made = made
         self.walk = DegreeWalk(transformer, made.offsets, made.nonlinearity)
+        self.native = NativeWalk(made, transformer)
 
     @property
     def transformer(self) -> Transformer:
@@ -84,27 +87,19 @@ class AutoregressiveBijector(Bijector):
 
     def push(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Noise to data, in one dense pass."""
-        check_same_kind(self.plan_name, x, self.made.biases[0])
-        ordered = self.made.ordered(x)
-        y, log_slope = self.transformer.push(ordered, self.made.outputs(ordered, context))
-        return self.made.unordered(y), log_slope.sum(0)
+        return self._map(False, x, context)
 
     def pull(self, y: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Data to noise, one degree at a time, differentiable by the implicit gradient."""
-        check_same_kind(self.plan_name, y, self.made.biases[0])
-        made = self.made
-        ordered, first_bias, skip = made.ordered(y).contiguous(), made.first_bias(context), made.folded_skip()
-        weights, biases = made.folded_weights(), made.later_biases()
-        if torch.compiler.is_exporting():
-            # torch.export looks into an autograd.Function, and an exported program has no use for the gradient.
-            first_bias, skip = first_bias.detach(), None if skip is None else skip.detach()
-            weights, biases = [weight.detach() for weight in weights], [bias.detach() for bias in biases]
-            x, log_slope, _, _ = self.walk.invert(ordered.detach(), first_bias, weights, biases, skip)
-            return made.unordered(x), log_slope.sum(0)
-        x, log_det = InvertByDegree.apply(  # type: ignore[no-untyped-call]
-            self.walk, ordered, first_bias, skip, *weights, *biases
-        )
-        return made.unordered(x), log_det
+        return self._map(True, y, context)
+
+    def _map(self, solve: bool, given: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        check_same_kind(self.plan_name, given, self.made.biases[0])
+        found = self.native.map(self.made, self.walk, solve, given, context)
+        if found is None:
+            direction = autoregressive_maps.pull if solve else autoregressive_maps.push
+            return direction(self.made, self.walk, given, context)
+        return found
 
     def fold(self) -> Folded:
         """The layer with its masks multiplied in."""

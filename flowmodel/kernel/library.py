@@ -10,6 +10,10 @@ from pathlib import Path
 
 import torch
 
+from flowmodel.errors import ArgumentError
+
+SWITCH = "FLOWMODEL_NATIVE"
+
 _FOLDER = Path(__file__).parent
 
 INSTRUCTION_SETS = {"AVX512": ("avx512", "avx2", "generic"), "AVX2": ("avx2", "generic")}
@@ -38,11 +42,31 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_finish": (None, [_POINTER, _POINTER, _INT]),
     "flow_log_prob": (None, [_POINTER, _POINTER, _INT, _POINTER, ctypes.c_int64, _INT, _POINTER]),
     "flow_sample": (None, [_POINTER, _POINTER, _POINTER, ctypes.c_int64, _INT, _POINTER, _POINTER]),
+    "layer_saved_size": (ctypes.c_int64, [_POINTER, ctypes.c_int64]),
+    "layer_forward": (_INT, [*[_POINTER] * 3, _INT, _POINTER, _POINTER, ctypes.c_int64, _INT, *[_POINTER] * 3]),
+    "layer_backward": (_INT, [*[_POINTER] * 3, _INT, _POINTER, _POINTER, ctypes.c_int64, _INT, *[_POINTER] * 5]),
 }
 
 
+def switched_on() -> bool:
+    """Whether native code may be used: unless the environment variable ``FLOWMODEL_NATIVE`` is 0.
+
+    Raises:
+        ArgumentError: the variable is neither 0 nor 1.
+    """
+    value = os.environ.get(SWITCH, "1")
+    if value not in ("0", "1"):
+        raise ArgumentError(f"{SWITCH}={value!r} given; expected 1 (the default), or 0 to do without native code")
+    return value == "1"
+
+
 def available() -> list[str]:
-    """The compiled libraries that this processor runs, the fastest first; none where there was no compiler."""
+    """The compiled libraries that this processor runs, the fastest first.
+
+    None where there was no compiler, and none where :func:`switched_on` says no.
+    """
+    if not switched_on():
+        return []
     runs = INSTRUCTION_SETS.get(torch.backends.cpu.get_cpu_capability(), ("generic",))
     return [name for name in runs if _path(name) is not None]
 

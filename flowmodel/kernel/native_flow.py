@@ -40,7 +40,7 @@ class NativeFlow:
     def __init__(self, scorer: Any, instruction_set: str | None = None) -> None:
         names = library.available()
         if not names:
-            raise NotCoveredError("no native library was compiled for this processor")
+            raise NotCoveredError(f"{library.SWITCH}=0, or no native library was compiled for this processor")
         self.instruction_set = instruction_set or names[0]
         self._library = library.load(self.instruction_set)
         self.event_size = int(scorer.event_size)

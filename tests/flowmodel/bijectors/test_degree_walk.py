@@ -26,7 +26,7 @@ ORDER = (2, 0, 4, 1, 3)
     ],
     ids=["clamped", "skip", "sigmoid", "linear", "quadratic"],
 )
-def test_walk_and_its_gradient_are_those_of_full_passes(plan, context_shape):
+def test_walk_and_its_gradient_are_those_of_full_passes(plan, context_shape, computed_by):
     flow = trained_flow(plan, (5,), context_shape)
     bijector = flow.bijector
     made = bijector.made

@@ -17,18 +17,22 @@ import flowmodel.parameters as params
 STARTS_ELSEWHERE = [name for name in PLANS if "-softplus" in name and not name.endswith("units")]
 """FlowTorch's softplus is not 1 at 0."""
 
+AUTOREGRESSIVE = [name for name in PLANS if "autoregressive" in name or name in ("invert", "stack", "nested")]
+
 everything = pytest.mark.parametrize(
-    ("plan", "event_shape", "context_shape"),
+    ("plan", "event_shape", "context_shape", "computed_by"),
     [
-        pytest.param(PLANS[name], event_shape, context_shape, id=f"{name}-{event_shape}-{context_shape}")
+        pytest.param(PLANS[name], event_shape, context_shape, by, id=f"{name}-{event_shape}-{context_shape}-{by}")
         for name, event_shape, context_shape in CASES
+        for by in (("native", "torch") if name in AUTOREGRESSIVE else ("native",))
     ],
+    indirect=["computed_by"],
 )
 
 
 @everything
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
-def test_round_trip_at_six_sigma(plan, event_shape, context_shape, dtype, tolerance):
+def test_round_trip_at_six_sigma(plan, event_shape, context_shape, dtype, tolerance, computed_by):
     flow = trained_flow(plan, event_shape, context_shape, dtype)
     noise = torch.linspace(-6, 6, 40, dtype=dtype)[:, None].expand(40, flow.bijector.event_size)
     noise = torch.stack([row[torch.randperm(len(row))] for row in noise * torch.randn_like(noise).sign()])
@@ -45,7 +49,7 @@ def test_round_trip_at_six_sigma(plan, event_shape, context_shape, dtype, tolera
 
 
 @everything
-def test_log_determinant_is_that_of_the_autograd_jacobian(plan, event_shape, context_shape):
+def test_log_determinant_is_that_of_the_autograd_jacobian(plan, event_shape, context_shape, computed_by):
     flow = trained_flow(plan, event_shape, context_shape)
     x = torch.randn(4, *event_shape, dtype=torch.float64)
     context = contexts(4, context_shape, torch.float64)
@@ -62,7 +66,7 @@ def test_log_determinant_is_that_of_the_autograd_jacobian(plan, event_shape, con
 
 @pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
 @pytest.mark.parametrize("permutation", [None, (3, 0, 4, 1, 2)])
-def test_jacobian_is_exactly_zero_where_a_dimension_comes_later(permutation, context_shape):
+def test_jacobian_is_exactly_zero_where_a_dimension_comes_later(permutation, context_shape, computed_by):
     plan = bij.AffineAutoregressive(params.DenseAutoregressive((24, 20), permutation=permutation))
     flow = trained_flow(plan, (5,), context_shape)
     context = contexts(1, context_shape, torch.float64)
@@ -76,9 +80,9 @@ def test_jacobian_is_exactly_zero_where_a_dimension_comes_later(permutation, con
         assert bool((sorted_jacobian.tril() != 0).sum() == 15)
 
 
-@pytest.mark.parametrize("name", [name for name in PLANS if "autoregressive" in name or name in ("stack", "nested")])
+@pytest.mark.parametrize("name", AUTOREGRESSIVE)
 @pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
-def test_implicit_gradient_is_that_of_finite_differences(name, context_shape):
+def test_implicit_gradient_is_that_of_finite_differences(name, context_shape, computed_by):
     flow = trained_flow(PLANS[name], (4,), context_shape)
     parameters = dict(flow.bijector.named_parameters())
     y = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
@@ -103,7 +107,7 @@ def test_implicit_gradient_is_that_of_finite_differences(name, context_shape):
     assert torch.autograd.gradcheck(inverse, (*inputs, *free), fast_mode=True)
 
 
-def test_implicit_gradient_is_autograd_through_the_inverse_by_full_passes():
+def test_implicit_gradient_is_autograd_through_the_inverse_by_full_passes(computed_by):
     flow = trained_flow(bij.AffineAutoregressive(params.DenseAutoregressive((40, 40))), (6,))
     y = torch.randn(16, 6, dtype=torch.float64, requires_grad=True)
 
@@ -125,7 +129,7 @@ def test_implicit_gradient_is_autograd_through_the_inverse_by_full_passes():
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_second_derivatives_through_the_inverse_are_refused():
+def test_second_derivatives_through_the_inverse_are_refused(computed_by):
     flow = trained_flow(bij.AffineAutoregressive(), (2,))
     y = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
     (score,) = torch.autograd.grad(flow.log_prob(y).sum(), y, create_graph=True)
@@ -133,7 +137,7 @@ def test_second_derivatives_through_the_inverse_are_refused():
         score.sum().backward()
 
 
-def test_a_linear_layer_of_constant_scale_is_a_multivariate_normal():
+def test_a_linear_layer_of_constant_scale_is_a_multivariate_normal(computed_by):
     made_plan = params.DenseAutoregressive((3,), nonlinearity="leaky_relu")
     flow = dist.Flow(normal((3,)), bij.AffineAutoregressive(made_plan, scale_fn="exp"))
     made = flow.bijector.made
@@ -179,7 +183,7 @@ def test_density_of_a_plane_integrates_to_one(name):
     assert abs(float(total) - 1) < 1e-2
 
 
-def test_more_than_256_dimensions():
+def test_more_than_256_dimensions(computed_by):
     flow = dist.Flow(normal((300,), torch.float32), bij.AffineAutoregressive())
     with torch.no_grad():
         for parameter in flow.parameters():
@@ -188,7 +192,7 @@ def test_more_than_256_dimensions():
     torch.testing.assert_close(flow.bijector.inverse(flow.bijector.forward(x)), x, rtol=1e-4, atol=1e-4)
 
 
-def test_a_row_that_is_not_finite_spoils_only_itself():
+def test_a_row_that_is_not_finite_spoils_only_itself(computed_by):
     flow = trained_flow(PLANS["stack"], (5,))
     rows = torch.randn(6, 5, dtype=torch.float64)
     good = flow.log_prob(rows)

@@ -32,7 +32,7 @@ def start(kind, folder, name, last_epoch):
 
 
 @pytest.mark.parametrize("kind", ["memory", "chunked"])
-def test_killed_and_resumed_ends_with_the_bits_of_a_run_never_interrupted(tmp_path, kind):
+def test_killed_and_resumed_ends_with_the_bits_of_a_run_never_interrupted(tmp_path, kind, computed_by):
     np.save(tmp_path / "rows.npy", table())
     columns = dict(zip("abc", table().T, strict=True))
     pq.write_table(pa.table(columns), tmp_path / "rows.parquet", row_group_size=90)

@@ -66,7 +66,7 @@ def test_a_small_wide_table_beats_a_full_gaussian_on_rows_held_out():
     assert result.train_rows == len(split.train)
 
 
-def test_a_seed_repeats_a_run_exactly_and_leaves_the_global_generator_alone():
+def test_a_seed_repeats_a_run_exactly_and_leaves_the_global_generator_alone(computed_by):
     rows = curved(400)
     runs = []
     for seed in (5, 5, 6):
