@@ -15,12 +15,8 @@ def request_format(request: Request) -> Format:
     """The format of the request's body, by its Content-Type.
 
     Raises:
-        UnsupportedContentType: it is none of ours, or the body is compressed.
+        UnsupportedContentType: it is none of ours.
     """
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        text = f"{encoding} given; bodies are read as they are, without compression"
-        raise UnsupportedContentType("UNSUPPORTED_ENCODING", [Violation("Content-Encoding", text)])
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given in FORMATS:
         return FORMATS[given]

@@ -184,7 +184,9 @@ def _log_prob(operation: str, *parameters: _Json) -> _Json:
             "operationId": operation,
             "tags": ["density"],
             "summary": "Natural log-density of each row",
-            "description": "The answer comes in the type that Accept asks for, else in the request's own.",
+            "description": "The answer comes in the type that Accept asks for, else in the request's own. A body "
+            "longer than max_request_bytes, or chunked, is read, scored and answered block by block: all types but "
+            "JSON are read so, all but JSON and NPY are written so. Content-Encoding may be gzip or deflate.",
             "parameters": [*parameters, _TIMEOUT],
             "requestBody": {
                 "required": True,
@@ -199,7 +201,12 @@ def _log_prob(operation: str, *parameters: _Json) -> _Json:
                 "200": {
                     "description": "Log-densities. As CSV and Arrow, columns log_prob and error; as NDJSON, an object "
                     "on each line; as octets, float32; as NPY, one array.",
-                    "headers": _ANSWERED_BY | {"Density-Row-Errors": _header("Rows described as bad.", "integer")},
+                    "headers": _ANSWERED_BY
+                    | {
+                        "Density-Row-Errors": _header(
+                            "Rows described as bad; missing when the answer is streamed.", "integer"
+                        )
+                    },
                     "content": _json_content("LogProbResponse") | _TABLES,
                 },
                 **_failures("400", "401", "403", "404", "406", "413", "415", "429", "500", "503", "504"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import os
 import socket
@@ -21,6 +22,17 @@ from service.settings import Settings
 from service.web.app import WebApp
 from service.web.gate import Gate
 from service.web.protocol import limited_protocol
+
+
+class _WithoutCutOffs(logging.Filter):
+    """Leaves out that an answer was not completed: that was on purpose, and the exchange has logged why."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "without completing response" not in record.getMessage()
+
+
+_WITHOUT_CUT_OFFS = _WithoutCutOffs()
+"""One for all servers of the process: a logger holds the same filter only once."""
 
 
 class _QuietServer(uvicorn.Server):
@@ -69,6 +81,7 @@ class HttpServer:
             timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
         )
         config.load()
+        logging.getLogger("uvicorn.error").addFilter(_WITHOUT_CUT_OFFS)
         if certificates is not None:
             config.ssl = certificates.server_context()
         self._server = _QuietServer(config)

@@ -1,0 +1,205 @@
+"""One HTTP request on its way to its answer, which may be sent whole or part by part."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service.errors import DeadlinePassed, InternalError, RequestCancelled, ServiceError
+from service.gateway import Gateway, answering
+from service.metrics import Request as Account
+from service.registry import ServedModel
+from service.web.answers import error_answer
+from service.web.compression import WORTHWHILE_BYTES, Deflater, deflates
+from service.web.formats.format import Writer
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
+
+_OFF_LOOP_BYTES = 256 * 1024
+"""Longer bodies are read and written in a thread, so that small requests need not wait for it."""
+
+
+class Exchange:
+    """A request, its account and its answer.
+
+    Args:
+        gateway: keeps the accounts.
+        request: as it came.
+        send: takes the answer.
+    """
+
+    def __init__(self, gateway: Gateway, request: Request, send: Send) -> None:
+        self.gateway = gateway
+        self.request = request
+        self._send = send
+        self._answer: Response | None = None
+        self._begun = False
+        self._stuck = False
+
+    @contextlib.asynccontextmanager
+    async def account(self, method: str) -> AsyncIterator[Account]:
+        """Account for the request; a service error in it becomes its answer, or cuts off the one that was begun."""
+        try:
+            with self.gateway.metrics.request(method) as account:
+                account.affinity = self.request.headers.get("x-request-id", "")
+                async with answering(account):
+                    yield account
+        except ServiceError as error:
+            if self._begun:
+                log.warning("the answer to %s was cut off: %s: %s", self.request.url.path, error.reason, error)
+            else:
+                self.answer(error_answer(error))
+
+    def open(self, account: Account) -> contextlib.AbstractContextManager[ServedModel]:
+        """The version that the request's address names."""
+        parameters = self.request.path_params
+        return self.gateway.open(account, parameters["model"], parameters.get("version", ""))
+
+    def answer(self, response: Response) -> None:
+        """What is sent when the account is closed."""
+        self._answer = response
+
+    async def finish(self) -> None:
+        """Send the answer, unless it was sent part by part."""
+        if self._begun:
+            return
+        answer = self._answer or error_answer(InternalError("INTERNAL", "the gateway gave no answer"))
+        await self._deflate(answer)
+        await answer(self.request.scope, self.request.receive, self._send)
+
+    async def stream(
+        self,
+        writer: Writer[Value],
+        answers: AsyncGenerator[Value, None],
+        content_type: str,
+        headers: Mapping[str, str],
+        size: Callable[[Value], int],
+    ) -> None:
+        """Send an answer part by part.
+
+        Nothing is sent before the first part is there, so that what fails before it is answered as usual. What fails
+        later cannot change the status: the transfer ends without its end, which HTTP clients report, after a record of
+        the error where the content type has one.
+
+        Args:
+            writer: writes the parts.
+            answers: what to write.
+            content_type: of the answer.
+            headers: further ones.
+            size: how many bytes an answer has.
+
+        Raises:
+            ServiceError: what ``answers`` raised, or the client stopped reading.
+        """
+        async with contextlib.aclosing(answers):
+            first = await anext(answers)
+            deflater = Deflater() if deflates(self.request, content_type) else None
+            told = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"} | dict(headers)
+            if deflater is not None:
+                told["Content-Encoding"] = "gzip"
+            await self._begin(told)
+            try:
+                parts = writer.head() + await off_loop(size(first), lambda: writer.part(first))
+                while True:
+                    await self._part(parts if deflater is None else deflater.part(parts))
+                    following = await anext(answers, None)
+                    if following is None:
+                        break
+                    parts = await off_loop(size(following), lambda answer=following: writer.part(answer))  # type: ignore[misc]
+            except ServiceError as error:
+                if not self._stuck:
+                    record = writer.broken(error)
+                    await self._part(record if deflater is None else deflater.part(record))
+                raise
+            last = writer.tail()
+            await self._part(last if deflater is None else deflater.last(last), more=False)
+
+    async def _begin(self, headers: Mapping[str, str]) -> None:
+        self._begun = True
+        raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": raw})
+
+    async def _part(self, data: bytes, *, more: bool = True) -> None:
+        """Send a part of the body; returns when there is room for the next one.
+
+        Raises:
+            DeadlinePassed: the client read nothing for ``stream_idle_seconds``.
+        """
+        idle = self.gateway.settings.stream_idle_seconds
+        try:
+            async with asyncio.timeout(idle):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            self._stuck = True
+            raise DeadlinePassed("STREAM_IDLE", f"the client read nothing for {idle:g} seconds") from None
+
+    async def _deflate(self, answer: Response) -> None:
+        content_type = answer.headers.get("content-type", "")
+        body = bytes(answer.body)
+        if len(body) < WORTHWHILE_BYTES or not deflates(self.request, content_type):
+            return
+        answer.body = await off_loop(len(body), lambda: Deflater().last(body))
+        answer.headers["Content-Encoding"] = "gzip"
+        answer.headers["Content-Length"] = str(len(answer.body))
+        answer.headers["Vary"] = "Accept, Accept-Encoding"
+
+
+class Endpoint:
+    """A route's ASGI application.
+
+    Args:
+        gateway: keeps the accounts.
+        handler: leaves the answer in the exchange, or sends it itself.
+    """
+
+    def __init__(self, gateway: Gateway, handler: Callable[[Exchange], Awaitable[None]]) -> None:
+        self._gateway = gateway
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = Exchange(self._gateway, Request(scope, receive), send)
+        await self._handler(exchange)
+        await exchange.finish()
+
+
+async def off_loop(size: int, work: Callable[[], Value]) -> Value:
+    """Do the work here when it is small, in a thread when it would hold up others."""
+    return work() if size < _OFF_LOOP_BYTES else await asyncio.to_thread(work)
+
+
+async def while_connected(request: Request, answer: Coroutine[Any, Any, Value]) -> Value:
+    """The gateway's answer; when the client goes away first, its rows leave the queue.
+
+    Args:
+        request: whose body was read to its end.
+        answer: what the client waits for.
+
+    Raises:
+        RequestCancelled: the client went away.
+    """
+    working = asyncio.ensure_future(answer)
+    listening = asyncio.ensure_future(_disconnected(request.receive))
+    try:
+        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise RequestCancelled("CANCELLED", "the client went away before its answer was ready")
+    finally:
+        working.cancel()
+        listening.cancel()
+        await asyncio.gather(working, listening, return_exceptions=True)
+
+
+async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
