@@ -119,7 +119,7 @@ template <typename T> static inline void narrow(Wide values, T* to) {
 template <typename T> struct Columns final : Part<T> {
   std::vector<Column> columns;
   std::vector<T> first, last;  // the ends of each column's data, of numbers of type T
-  T log_det = 0;               // of standardisation, data over noise
+  T log_det = 0;               // of standardisation, from noise to data
   bool inverted = false;
   // Pulling, whether the tile's exact numbers are read in place of its values, and whether they are written.
   bool reads_exact = false, writes_exact = false, gives_exact = false;

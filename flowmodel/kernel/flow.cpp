@@ -83,17 +83,16 @@ void flow_autoregressive(AnyFlow* flow, int inverted, int kept, int activation, 
   });
 }
 
-// For each column its support and four numbers, as Column has them, and the first and last numbers of its data.
-void flow_columns(AnyFlow* flow, int inverted, int gives_exact, const int64_t* supports, const double* of_columns,
+// The log-determinant of what has the same slope everywhere. For each column its support and four numbers, as Column has
+// them, and the first and last numbers of its data.
+void flow_columns(AnyFlow* flow, int inverted, int gives_exact, double log_det, const int64_t* supports, const double* of_columns,
                   const void* first, const void* last) {
   flow->use([&](auto& f) {
     auto& added = f.template add<Columns<Number<decltype(f)>>>(inverted);
     added.gives_exact = gives_exact;
-    double log_det = 0;
     for (int d = 0; d < f.dims; d++) {
       const double* of = of_columns + 4 * d;
       added.columns.push_back({(int)supports[d], of[0], of[1], of[2], of[3]});
-      if (supports[d] == standard) log_det += std::log(of[1]);
     }
     added.log_det = log_det;
     added.first.assign(numbers(f, first), numbers(f, first) + f.dims);

@@ -34,7 +34,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_linear": (None, [_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER]),
     "flow_context": (None, [_POINTER, _POINTER]),
     "flow_skip": (None, [_POINTER, _POINTER]),
-    "flow_columns": (None, [_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER, _POINTER]),
+    "flow_columns": (None, [_POINTER, _INT, _INT, _DOUBLE, _POINTER, _POINTER, _POINTER, _POINTER]),
     "flow_fixed": (None, [_POINTER, _INT, _INT, _POINTER, _POINTER, _POINTER]),
     "flow_standardize_context": (None, [_POINTER, _POINTER, _POINTER]),
     "flow_base": (None, [_POINTER, _INT, _POINTER, _POINTER, _POINTER, _DOUBLE]),

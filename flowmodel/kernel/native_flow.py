@@ -98,10 +98,10 @@ class NativeFlow:
         elif kind == "FoldedPermute":
             self._call("flow_permutation", _int64(part.place if inverted else part.permutation))
         elif kind == "FoldedStandardize":
-            self._call("flow_columns", int(inverted), 0, *standardize_numbers(part, self.dtype))
+            self._call("flow_columns", int(inverted), 0, float(part.log_det), *standardize_numbers(part, self.dtype))
         elif kind == "FoldedSupports":
             gives_float64 = int(part.noise_like.dtype == torch.float64)
-            self._call("flow_columns", int(inverted), gives_float64, *supports_numbers(part, self.dtype))
+            self._call("flow_columns", int(inverted), gives_float64, 0.0, *supports_numbers(part, self.dtype))
         elif kind in FUNCTIONS:
             numbers = fixed_numbers(part, kind, self.dtype)
             self._call("flow_fixed", int(inverted), FUNCTIONS.index(kind), *numbers)

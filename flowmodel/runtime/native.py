@@ -7,23 +7,18 @@ stock TorchServe container has neither and answers by TorchScript; one with ``fl
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .agreement import disagreement
 from .device import FUSED_STAGES, LAUNCHED_STAGES, DeviceFlow
-from .noise import standard_normal
 
 _LOG = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
-
-_CHECKED_ROWS = 64
-
-_ROUNDINGS = 256
-"""How far apart the two may be, in roundings of the larger answers: they add in another order."""
 
 
 class Native(Protocol):
@@ -51,7 +46,7 @@ def native_flow(module: Any) -> Native | None:
     except (NotCoveredError, AttributeError) as reason:  # an older scorer, or another's, is built of other parts
         _LOG.info("TorchScript answers, not the native code: %s", reason)
         return None
-    return native if _agrees(module, native, "the native code") else None
+    return native if _agrees(module, native, "the native code", _CPU, NativeFlow) else None
 
 
 def device_flow(module: Any, device: torch.device) -> Native:
@@ -73,51 +68,10 @@ def device_flow(module: Any, device: torch.device) -> Native:
     return DeviceFlow(module, module, device, "torchscript", LAUNCHED_STAGES, splits=True)
 
 
-def _agrees(module: Any, native: Native, what: str, device: torch.device = _CPU) -> bool:
-    difference = _difference(module, native, device)
-    if difference > _ROUNDINGS:
-        _LOG.warning(
-            "TorchScript answers, not %s: their answers are %.3g roundings apart, and %d can be explained",
-            what,
-            difference,
-            _ROUNDINGS,
-        )
-    return difference <= _ROUNDINGS
-
-
-def _difference(module: Any, native: Native, device: torch.device) -> float:
-    """The largest difference between the two on samples of the flow, in roundings of each column's or row's size."""
-    size, context_size = int(module.event_size), int(module.context_size)
-    # A scorer without it was exported before there were bases that need more.
-    noise = standard_normal(0, 0, _CHECKED_ROWS, int(getattr(module, "noise_size", size)))
-    context = None
-    if context_size:
-        location, scale = module.context_location.cpu().numpy(), module.context_scale.cpu().numpy()
-        context = location + scale * standard_normal(1, 0, _CHECKED_ROWS, context_size)
-    given = None if context is None else torch.from_numpy(context).to(device)
-    with torch.inference_mode():
-        answers = module.sample(torch.from_numpy(noise).to(device), given)
-        rows, log_prob = (answer.cpu().numpy() for answer in answers)
-        scored = module.log_prob(torch.from_numpy(rows.copy()).to(device), given).cpu().numpy()
-    native_rows, native_log_prob = native.sample(noise, context)
-    epsilon = float(np.finfo(rows.dtype).eps)
-    return max(
-        _roundings(rows, native_rows, np.maximum(np.abs(rows).max(0), 1e-30), epsilon),
-        _roundings(log_prob, native_log_prob, _size(log_prob), epsilon),
-        _roundings(scored, native.log_prob(rows, context), _size(scored), epsilon),
-    )
-
-
-def _size(log_prob: NDArray[Any]) -> NDArray[Any]:
-    finite = np.abs(log_prob[np.isfinite(log_prob)])
-    least = max(1.0, float(np.median(finite)) if len(finite) else 1.0)
-    sizes: NDArray[Any] = np.maximum(np.abs(log_prob), least)
-    return sizes
-
-
-def _roundings(expected: NDArray[Any], answered: NDArray[Any], size: NDArray[Any], epsilon: float) -> float:
-    finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(answered)):
-        return float("inf")
-    apart = np.abs(expected.astype(np.float64) - answered) / size / epsilon
-    return float(apart[finite].max(initial=0.0))
+def _agrees(
+    module: Any, native: Native, what: str, device: torch.device, twin: Callable[[Any], Native] | None = None
+) -> bool:
+    difference = disagreement(module, native, device, twin)
+    if difference is not None:
+        _LOG.warning("TorchScript answers, not %s: %s", what, difference)
+    return difference is None
