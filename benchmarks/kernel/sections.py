@@ -92,12 +92,13 @@ def _own_calls(subject: Subject, exported: Exported, noise: Tensor, rows: Tensor
 
 def _rate(size: int) -> float:
     left, right, product = machine.matrix_product(size)
-    seconds = []
-    for _ in range(6):
-        begin = time.perf_counter()
-        torch.mm(left, right, out=product)
-        seconds.append(time.perf_counter() - begin)
-    return 2 * size**3 / min(seconds)
+    return 2 * size**3 / min(_seconds(lambda: torch.mm(left, right, out=product)) for _ in range(6))
+
+
+def _seconds(call: Call) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _exactness(subject: Subject, exported: Exported, noise: Tensor, rows: Tensor) -> Row:
@@ -113,34 +114,32 @@ def _exactness(subject: Subject, exported: Exported, noise: Tensor, rows: Tensor
     }
 
 
-class Peers:
-    """Peers at a size and batch (D, H, B). What a call took at a smaller batch foretells what it will take."""
+def beside_peers(key: Key, settings: Settings) -> Row:
+    """Peers at a size and batch (D, H, B), in both of their directions."""
+    dims, hidden, batch = key
+    subject = Subject(dims, hidden, threads=settings.threads)
+    noise, rows = subject.rows(batch)
+    exported = subject.exported()
+    own = _own_calls(subject, exported, noise, rows)
+    calls = {name: own[name] for name in ("dense pass", "log_prob", "sample", "sample, noise drawn")}
+    of_peers, expected = _of_peers(subject, rows, settings.peers)
+    with torch.no_grad():
+        times = interleaved(calls | of_peers, settings.effort, expected)
+    count = min(batch, 4096)
+    error = np.abs(
+        exported.scorer.log_prob(rows.numpy())[:count] - subject.reference(rows[:count], noise[:count]).numpy()
+    )
+    return {"times": times, "error": {"max": float(error.max()), "median": float(np.median(error))}}
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[int, int], tuple[int, dict[str, float]]] = {}
 
-    def __call__(self, key: Key, settings: Settings) -> Row:
-        """The figures of one size."""
-        dims, hidden, batch = key
-        subject = Subject(dims, hidden, threads=settings.threads)
-        noise, rows = subject.rows(batch)
-        exported = subject.exported()
-        own = _own_calls(subject, exported, noise, rows)
-        calls = {name: own[name] for name in ("dense pass", "log_prob", "sample", "sample, noise drawn")}
-        for name in settings.peers:
-            calls[f"{name}, single pass"], calls[f"{name}, D passes"] = peers.directions(name, subject, rows)
-        smaller, seconds = self._known.get((dims, hidden), (batch, {}))
-        growth = batch / smaller if smaller >= 256 else 1.0
-        expected = {name: growth * value for name, value in seconds.items()}
-        with torch.no_grad():
-            times = interleaved(calls, settings.effort, expected)
-        known = {name: each["ms"] / 1e3 for name, each in times.items() if "ms" in each}
-        self._known[dims, hidden] = batch, expected | known
-        count = min(batch, 4096)
-        error = np.abs(
-            exported.scorer.log_prob(rows.numpy())[:count] - subject.reference(rows[:count], noise[:count]).numpy()
-        )
-        return {"times": times, "error": {"max": float(error.max()), "median": float(np.median(error))}}
+def _of_peers(subject: Subject, rows: Tensor, names: list[str]) -> tuple[dict[str, Call], dict[str, float]]:
+    """The calls of these peers, and how many seconds D passes are expected to take: D times one."""
+    calls, expected = {}, {}
+    for name in names:
+        single_pass, d_passes = peers.directions(name, subject, rows)
+        calls[f"{name}, single pass"], calls[f"{name}, D passes"] = single_pass, d_passes
+        expected[f"{name}, D passes"] = subject.dims * min(_seconds(single_pass) for _ in range(3))
+    return calls, expected
 
 
 def dimensions(key: Key, settings: Settings) -> Row:
@@ -151,14 +150,12 @@ def dimensions(key: Key, settings: Settings) -> Row:
     exported = subject.exported()
     own = _own_calls(subject, exported, noise, rows)
     calls = {name: own[name] for name in ("dense pass", "log_prob", "sample", "TorchScript log_prob")}
-    for name in settings.peers:
-        if name in ("FlowTorch", "zuko", "FlowJAX"):
-            single_pass, d_passes = peers.directions(name, subject, rows)
-            calls[f"{name}, D passes"] = d_passes
-            if name == "zuko":
-                calls["zuko, single pass"] = single_pass
+    calls["Jacobi"] = lambda: subject.jacobi(rows)
+    names = [name for name in settings.peers if name in ("FlowTorch", "zuko", "FlowJAX")]
+    of_peers, expected = _of_peers(subject, rows, names)
+    calls |= {name: call for name, call in of_peers.items() if "D passes" in name or name.startswith("zuko")}
     with torch.no_grad():
-        times = interleaved(calls, settings.effort)
+        times = interleaved(calls, settings.effort, expected)
     return {"times": times, "operations_per_row": subject.useful_operations()}
 
 
@@ -250,11 +247,6 @@ SECTIONS = {
         lambda _: [[1, 63, 512, 1], [5, 21, 512, 1], [5, 21, 512, 4096]],
         lambda _: [[1, 63, 512, 1], [5, 21, 512, 1]],
     ),
-    "peers": Section(
-        Peers(),
-        _peer_keys,
-        lambda _: [[21, 256, 1], [21, 256, 256], [63, 512, 1]],
-    ),
     "dimensions": Section(
         dimensions,
         lambda _: [[dims] for dims in (2, 4, 8, 16, 32, 64, 128, 256, 512)],
@@ -264,4 +256,9 @@ SECTIONS = {
     "training": Section(steps, lambda _: SIZES[1:4], lambda _: SIZES[2:3]),
     "memory": Section(memory, _memory_keys, lambda chosen: _memory_keys(chosen)[:0], alone=True, both=False),
     "first_flow": Section(first_flow, lambda _: [[2, 64]], lambda _: [[2, 64]]),
+    "peers": Section(
+        beside_peers,
+        _peer_keys,
+        lambda _: [[21, 256, 1], [21, 256, 256], [63, 512, 1]],
+    ),
 }

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +27,6 @@ from flowmodel.parameters.dense_autoregressive import MADE
 from flowmodel.runtime.scoring import Scorer
 
 _HALF_LOG_TWO_PI = 0.9189385332046727
-_PART_ROWS = 256
-"""Fewer rows are not worth handing to another thread; the scorer's own rule."""
 
 
 def normal(dims: int, dtype: torch.dtype = torch.float32) -> torch.distributions.Distribution:
@@ -73,7 +69,7 @@ class Subject:
         dims: D.
         hidden: H, the width of both hidden layers.
         layers: of the flow.
-        threads: that its scorer spreads rows over.
+        threads: that its scorer may compute a call with.
     """
 
     def __init__(self, dims: int, hidden: int, layers: int = 1, threads: int = 1) -> None:
@@ -92,7 +88,6 @@ class Subject:
                 self.chain.append(Network([w.detach() for w in module.folded_weights()], biases, module.masks()))
             elif isinstance(module, PermuteBijector):
                 self.chain.append(module.permutation)
-        self._pool = ThreadPoolExecutor(threads)
 
     @property
     def network(self) -> Network:
@@ -112,6 +107,20 @@ class Subject:
                 outputs = part(rows)
         return outputs
 
+    def jacobi(self, rows: Tensor) -> Tensor:
+        """Log-density of a single layer's rows by Jacobi's iteration, float32, until it stands still.
+
+        Song, Meng, Liao and Ermon, "Accelerating feedforward computation via parallel nonlinear equation solving", ICML
+        2021: dense passes, all dimensions at once, which are exact after D and often stand still before.
+        """
+        x = torch.zeros_like(rows)
+        for _ in range(self.dims):
+            mu, log_sigma = self.network.affine(x)
+            before, x = x, (rows - mu) * torch.exp(-log_sigma)
+            if torch.allclose(x, before, rtol=1e-6, atol=1e-6):
+                break
+        return standard_normal_log_prob(x) - log_sigma.sum(1)
+
     def inverted(self) -> dist.Flow:
         """The same weights, the other way round."""
         flow = dist.Flow(normal(self.dims), bij.Invert(self.plan))
@@ -126,7 +135,7 @@ class Subject:
         """The flow, or another one, as it is served."""
         with tempfile.TemporaryDirectory() as folder:
             path = export_scorer(flow or self.flow, Path(folder, "scorer.pt"))
-            return Exported(path, self._pool, self.threads)
+            return Exported(path, self.threads)
 
     def rows(self, count: int) -> tuple[Tensor, Tensor]:
         """Noise in float64 and the rows that it becomes, rounded to float32: ``[count, D]`` each."""
@@ -181,10 +190,10 @@ class Subject:
 class Exported:
     """A flow as it is served: the scorer, the native code by itself where it covers the flow, and bare TorchScript."""
 
-    def __init__(self, path: Path, pool: ThreadPoolExecutor, threads: int) -> None:
-        self.scorer = Scorer.load(path, pool=pool, threads=threads)
+    def __init__(self, path: Path, threads: int) -> None:
+        self.scorer = Scorer.load(path, threads=threads)
         self.script: Any = torch.jit.load(str(path))
-        self._pool, self._threads = pool, threads
+        self._threads = threads
         try:
             self.native: NativeFlow | None = NativeFlow(self.script)
         except NotCoveredError:
@@ -196,18 +205,9 @@ class Exported:
         return self.scorer.answered_by
 
     def sample(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Noise that is given, ``[N, D]``, to rows and their log-density, spread over threads as the scorer does it."""
-        part: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = (
-            self.native.sample if self.native else self._script
-        )
-        parts = max(1, min(len(noise) // _PART_ROWS, self._threads))
-        if parts == 1:
-            return part(noise)
-        step = -(-len(noise) // parts // 64) * 64
-        pieces = list(self._pool.map(part, (noise[at : at + step] for at in range(0, len(noise), step))))
-        return np.concatenate([rows for rows, _ in pieces]), np.concatenate([log_prob for _, log_prob in pieces])
-
-    def _script(self, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Noise ``[N, D]`` to rows and their log-density, as the scorer does it for noise of its own."""
+        if self.native:
+            return self.native.sample(noise, threads=self._threads)
         with torch.inference_mode():
             rows, log_prob = self.script.sample(torch.from_numpy(noise))
         return rows.numpy(), log_prob.numpy()
@@ -221,7 +221,7 @@ def plan(hidden: int, layers: int = 1) -> bij.BijectorPlan:
 
 
 def _solve(network: Network, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """X of y, and log sigma there. What step t finds for the first t dimensions is final, so D steps are enough."""
+    """The x of y, and log sigma there. What step t finds for the first t dimensions is final, so D steps are enough."""
     for _ in range(y.shape[1] + 1):
         mu, log_sigma = network.affine(x)
         before, x = x, (y - mu) * torch.exp(-log_sigma)

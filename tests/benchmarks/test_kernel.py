@@ -47,7 +47,7 @@ def test_the_program_measures_records_and_goes_on(tmp_path):
 
 
 def test_peers_are_measured_in_both_directions_and_ours_beside_them():
-    found = sections.Peers()([4, 16, 8], SETTINGS)
+    found = sections.beside_peers([4, 16, 8], SETTINGS)
     assert set(found["times"]) >= {
         "log_prob",
         "sample",
@@ -83,6 +83,13 @@ def test_the_reference_agrees_with_the_library_in_float64(layers):
     with torch.no_grad():
         expected = double.log_prob(rows.double())
     assert torch.allclose(it.reference(rows, noise), expected, rtol=0, atol=1e-10)
+
+
+def test_jacobi_comes_to_the_same_density():
+    it = subject.Subject(5, 32)
+    noise, rows = it.rows(50)
+    with torch.no_grad():
+        assert torch.allclose(it.jacobi(rows).double(), it.reference(rows, noise), rtol=0, atol=1e-4)
 
 
 def test_the_reference_gradient_is_the_libraries():
@@ -172,10 +179,19 @@ def test_the_page_and_the_plots_show_what_was_measured(tmp_path):
     assert "| zuko, D passes | > 8 s |" in text
     assert "2.90 (0.290)" in text
     assert "| 21, 256, 64 | 12.0 |" in text
+    assert "In short" not in text
     assert "![Cost against D](it_cost.svg)" in text
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     plots.draw(rows, tmp_path, "it")
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_in_short_stands_what_the_readme_shows():
+    size = [21, 256, 4096]
+    density = {"dense pass": {"ms": 4.0}, "log_prob": {"ms": 1.0}, "FlowTorch, D passes": {"ms": 120.0}}
+    step = {"flowmodel": {"ms": 5.0}, "FlowTorch": {"ms": 300.0}}
+    rows = [row("peers", size, density, error={"max": 1e-6}), row("training", size, step, gradient_error=1e-6)]
+    assert "| 21, 256, 4096 | 4.00 | 1.00 | 120 | 5.00 | 300 |" in page.markdown(rows, "heading", {})
 
 
 def test_the_share_of_others_is_not_known_without_the_kernels_word():
