@@ -39,13 +39,26 @@ template <typename T> static inline Vec<T> two_to(Bits<T> k) {
   return (Vec<T>)((k + Lanes<T>::bias) << Lanes<T>::mantissa);
 }
 
-// Numbers that begin a cache line, so that a vector of them lies in one.
+// Numbers that begin a cache line, so that a vector of them lies in one; many of them in huge pages where the system has
+// any, so that reading on through them does not wait for the page table.
 template <typename T> struct Aligned {
   typedef T value_type;
+  static constexpr size_t page = 1 << 21;
   Aligned() = default;
   template <typename U> Aligned(const Aligned<U>&) {}
-  T* allocate(size_t count) { return (T*)::operator new(count * sizeof(T), std::align_val_t(64)); }
-  void deallocate(T* numbers, size_t) { ::operator delete(numbers, std::align_val_t(64)); }
+
+  static std::align_val_t alignment(size_t bytes) { return std::align_val_t(bytes < page / 2 ? 64 : page); }
+
+  T* allocate(size_t count) {
+    const size_t bytes = count * sizeof(T), whole = bytes < page / 2 ? bytes : (bytes + page - 1) / page * page;
+    void* numbers = ::operator new(whole, alignment(bytes));
+#ifdef __linux__
+    if (bytes >= page / 2) madvise(numbers, whole, MADV_HUGEPAGE);
+#endif
+    return (T*)numbers;
+  }
+
+  void deallocate(T* numbers, size_t count) { ::operator delete(numbers, alignment(count * sizeof(T))); }
   bool operator==(const Aligned&) const { return true; }
   bool operator!=(const Aligned&) const { return false; }
 };
