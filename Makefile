@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python $(PIP)
 BENCH := .venv-bench/bin/python
 # Other implementations, which tests compare with and benchmarks run beside. Some bring old pins of their own, so none of
 # them brings its dependencies.
-PEERS := --no-deps flowtorch zuko nflows umnn
+PEERS := --no-deps flowtorch zuko nflows umnn tritonclient
 BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)

@@ -17,6 +17,7 @@ from prometheus_client import disable_created_metrics
 from service.announcement import ready_text, waiting_text
 from service.engines.engine import EngineError
 from service.errors import PortTakenError
+from service.request_id import RequestIdFilter
 from service.security.certificates import CertificateError
 from service.security.tokens import TokenFileError
 from service.service import Ports, Service
@@ -65,10 +66,12 @@ def serve(context: click.Context, /, config: Path | None, **options: Any) -> Non
         settings = load_settings(config, options, other_variables=lambda: set(_other_variables(context)))
     except SettingsError as error:
         raise click.UsageError(str(error), context) from None
+    written = logging.StreamHandler(sys.stderr)
+    written.addFilter(RequestIdFilter())
     logging.basicConfig(
-        stream=sys.stderr,
+        handlers=[written],
         level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format="%(asctime)s %(levelname)s %(name)s%(request)s: %(message)s",
     )
     # It tells of its start and end, which the service does itself.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

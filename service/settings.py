@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         ge=1024,
         description="Longest chunk of rows in a stream, and longest row of a streamed body, in bytes.",
     )
+    grpc_keepalive_seconds: float = Field(
+        60.0, gt=0, description="Silence on a gRPC connection after which its client is asked whether it lives."
+    )
+    http_keepalive_seconds: float = Field(
+        75.0, gt=0, description="How long an HTTP connection is kept open between two requests."
+    )
     stream_idle_seconds: float = Field(
         120.0, gt=0, description="How long a stream waits for a client that neither sends nor reads, in seconds."
     )

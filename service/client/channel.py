@@ -24,6 +24,9 @@ def channel_options() -> list[tuple[str, Any]]:
     return [
         ("grpc.service_config", json.dumps(config)),
         ("grpc.enable_retries", 1),
+        # Finds out during a call that the service's machine is gone, of which TCP would not tell for minutes.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
     ]

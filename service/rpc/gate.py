@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from service.errors import InvalidRequest, ServiceError
 from service.metrics import Metrics
+from service.request_id import HEADER, identify
 from service.rpc.status import to_status
 from service.security.admission import Admission
 
@@ -72,6 +73,7 @@ class Gate:
             return read_each(given) if handler.request_streaming else read(given)
 
         async def one(given: Any, context: Any) -> Any:
+            _identify(context)
             try:
                 with self._admitted(context) if guarded else contextlib.nullcontext():
                     return await answer(request(given), context)
@@ -79,6 +81,7 @@ class Gate:
                 await context.abort_with_status(to_status(error))
 
         async def many(given: Any, context: Any) -> AsyncIterator[Any]:
+            _identify(context)
             try:
                 with self._admitted(context) if guarded else contextlib.nullcontext():
                     async with contextlib.aclosing(answer(request(given), context)) as messages:
@@ -118,6 +121,14 @@ def _handler(like: grpc.RpcMethodHandler, behaviour: Callable[..., Any]) -> grpc
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[like.request_streaming, like.response_streaming]
     return make(behaviour, request_deserializer=None, response_serializer=like.response_serializer)
+
+
+def _identify(context: Any) -> None:
+    """Give the call its id, and the caller's own back; who has none learns it from an error alone."""
+    given = next((value for name, value in context.invocation_metadata() or () if name == HEADER), "")
+    request_id = identify(given)
+    if request_id == given:
+        context.set_trailing_metadata(((HEADER, request_id),))
 
 
 def _authorization(context: Any) -> str | None:

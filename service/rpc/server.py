@@ -10,13 +10,23 @@ from service.errors import PortTakenError
 from service.gateway import Gateway
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
+from service.generated.inference import inference_service_pb2 as inference_pb
+from service.generated.inference import inference_service_pb2_grpc as inference_grpc
 from service.rpc.gate import Gate
+from service.rpc.inference_servicer import InferenceServicer
 from service.rpc.servicer import DensityServicer
 from service.security.admission import Admission
 from service.security.certificates import Certificates, Identity
 from service.settings import Settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["DensityService"].full_name
+INFERENCE = inference_pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+INFERENCE_PROBES = (f"/{INFERENCE}/ServerLive", f"/{INFERENCE}/ServerReady")
+"""What answers without a token, as health does."""
+_KEEPALIVE_TIMEOUT_MS = 20_000
+"""How long a client may take to say that it lives."""
+_LEAST_PING_INTERVAL_MS = 10_000
+"""Clients that ask more often whether the server lives are sent away."""
 _MESSAGE_OVERHEAD = 64 * 1024
 """What a message may be longer than the tensors in it: names, shapes, errors."""
 
@@ -51,13 +61,19 @@ class RpcServer:
                 ("grpc.http.overload_protection", 0),
                 ("grpc.max_receive_message_length", settings.max_request_bytes),
                 ("grpc.max_send_message_length", settings.max_response_bytes * 2 + _MESSAGE_OVERHEAD),
+                ("grpc.keepalive_time_ms", int(settings.grpc_keepalive_seconds * 1000)),
+                ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", _LEAST_PING_INTERVAL_MS),
             ],
         )
         self._health = health.aio.HealthServicer()
-        gate = Gate(self._server, admission, gateway.metrics)
+        gate = Gate(self._server, admission, gateway.metrics, unguarded=INFERENCE_PROBES)
         pb_grpc.add_DensityServiceServicer_to_server(DensityServicer(gateway), gate)
+        inference_grpc.add_GRPCInferenceServiceServicer_to_server(InferenceServicer(gateway), gate)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, gate)
-        reflected = reflection.aio.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        names = (SERVICE, INFERENCE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflected = reflection.aio.ReflectionServicer(names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, gate)
 
     async def start(self) -> int:

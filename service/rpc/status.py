@@ -9,6 +9,7 @@ from grpc_status import rpc_status
 
 from service.errors import DOMAIN, InvalidRequest, NotFound, RowError, ServiceError
 from service.generated.density.v1 import density_service_pb2 as pb
+from service.request_id import HEADER, REQUEST_ID
 
 
 def to_status(error: ServiceError) -> grpc.Status:
@@ -31,7 +32,11 @@ def to_status(error: ServiceError) -> grpc.Status:
         retry.retry_delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
         details.append(retry)
     code = code_pb2.Code.Value(error.code)
-    return rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=map(_packed, details)))
+    status = rpc_status.to_status(status_pb2.Status(code=code, message=error.message, details=map(_packed, details)))
+    request_id = REQUEST_ID.get()
+    if not request_id:
+        return status
+    return status._replace(trailing_metadata=(*status.trailing_metadata, (HEADER, request_id)))
 
 
 def row_error_message(error: RowError) -> pb.RowError:

@@ -18,6 +18,7 @@ from service.web.answers import error_answer, json_answer
 from service.web.density import DensityHandlers
 from service.web.documentation import documentation_routes
 from service.web.exchange import Endpoint, Exchange
+from service.web.inference import InferenceHandlers, refused
 
 
 class _Resource(StringConvertor):
@@ -49,11 +50,31 @@ class WebApp:
             *(self._route(f"{path}:logProb", density.log_prob, "POST") for path in (model, version)),
             *(self._route(f"{path}:sample", density.sample, "POST") for path in (model, version)),
             *(self._route(path, self._get_model) for path in (model, version)),
+            *self._inference_routes(),
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._metrics),
             *documentation_routes(),
             Route("/", _landing),
+        ]
+
+    def _inference_routes(self) -> list[BaseRoute]:
+        """The Open Inference Protocol, whose errors have a form of their own."""
+        inference = InferenceHandlers(self._gateway)
+        model = "/v2/models/{model:resource}"
+
+        def routes(suffix: str, handler: Callable[[Exchange], Awaitable[None]], method: str) -> list[BaseRoute]:
+            endpoint = Endpoint(self._gateway, handler, refused)
+            paths = (f"{model}{suffix}", f"{model}/versions/{{version:resource}}{suffix}")
+            return [Route(path, endpoint, methods=[method]) for path in paths]
+
+        return [
+            Route("/v2", inference.server),
+            Route("/v2/health/live", inference.live),
+            Route("/v2/health/ready", inference.ready),
+            *routes("", inference.model, "GET"),
+            *routes("/ready", inference.model_ready, "GET"),
+            *routes("/infer", inference.infer, "POST"),
         ]
 
     def _route(self, path: str, handler: Callable[[Exchange], Awaitable[None]], method: str = "GET") -> Route:

@@ -35,12 +35,16 @@ class Exchange:
         gateway: keeps the accounts.
         request: as it came.
         send: takes the answer.
+        refuse: writes an error as an answer.
     """
 
-    def __init__(self, gateway: Gateway, request: Request, send: Send) -> None:
+    def __init__(
+        self, gateway: Gateway, request: Request, send: Send, refuse: Callable[[ServiceError], Response] = error_answer
+    ) -> None:
         self.gateway = gateway
         self.request = request
         self._send = send
+        self._refuse = refuse
         self._answer: Response | None = None
         self._begun = False
         self._stuck = False
@@ -57,7 +61,7 @@ class Exchange:
             if self._begun:
                 log.warning("the answer to %s was cut off: %s: %s", self.request.url.path, error.reason, error)
             else:
-                self.answer(error_answer(error))
+                self.answer(self._refuse(error))
 
     def open(self, account: Account) -> contextlib.AbstractContextManager[ServedModel]:
         """The version that the request's address names."""
@@ -159,15 +163,22 @@ class Endpoint:
     Args:
         gateway: keeps the accounts.
         handler: leaves the answer in the exchange, or sends it itself.
+        refuse: writes an error as an answer.
     """
 
-    def __init__(self, gateway: Gateway, handler: Callable[[Exchange], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        handler: Callable[[Exchange], Awaitable[None]],
+        refuse: Callable[[ServiceError], Response] = error_answer,
+    ) -> None:
         self._gateway = gateway
+        self._refuse = refuse
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        exchange = Exchange(self._gateway, Request(scope, receive), send)
+        exchange = Exchange(self._gateway, Request(scope, receive), send, self._refuse)
         await self._handler(exchange)
         await exchange.finish()
 

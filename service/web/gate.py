@@ -8,7 +8,7 @@ from service.errors import ServiceError
 from service.security.admission import Admission
 from service.web.answers import error_answer
 
-_OPEN = frozenset(("/", "/healthz", "/readyz", "/docs", "/openapi.json"))
+_OPEN = frozenset(("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"))
 """Addresses that answer without a token: probes have none, and the documentation is the same for everybody."""
 _OPEN_FOLDER = "/docs/assets/"
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from service.web.openapi_inference import SCHEMAS as INFERENCE_SCHEMAS
+from service.web.openapi_inference import inference_paths
+
 _Json = dict[str, Any]
 
 _NUMBER: _Json = {
@@ -285,6 +288,7 @@ DOCUMENT: _Json = {
         "/v1/models/{model}/versions/{version}": _get(
             "getModelVersion", "models", "One version of a model", _MODEL, _VERSION, _200=_ONE_MODEL, **_GET_FAILURES
         ),
+        **inference_paths(_MODEL, _VERSION, _TIMEOUT),
         "/healthz": _get("healthz", "operation", "Alive", _200=_answer("The process lives.", _json_content("Health"))),
         "/readyz": _get(
             "readyz",
@@ -303,7 +307,7 @@ DOCUMENT: _Json = {
     },
     "security": [{}, {"token": []}],
     "components": {
-        "schemas": _SCHEMAS,
+        "schemas": _SCHEMAS | INFERENCE_SCHEMAS,
         "securitySchemes": {
             "token": {
                 "type": "http",

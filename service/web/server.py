@@ -21,6 +21,7 @@ from service.security.certificates import Certificates
 from service.settings import Settings
 from service.web.app import WebApp
 from service.web.gate import Gate
+from service.web.identified import Identified
 from service.web.protocol import limited_protocol
 
 
@@ -78,6 +79,8 @@ class HttpServer:
             server_header=False,
             # Callers are told apart by the address they really have, not by one that they write into a header.
             proxy_headers=False,
+            # It is only ever added to the time, which may as well be a fraction.
+            timeout_keep_alive=settings.http_keepalive_seconds,  # type: ignore[arg-type]
             timeout_graceful_shutdown=max(1, math.ceil(settings.drain_seconds)),
         )
         config.load()
@@ -144,7 +147,7 @@ class WebServer(HttpServer):
     ) -> None:
         self.app = WebApp(gateway).app
         super().__init__(
-            Gate(self.app, admission),
+            Identified(Gate(self.app, admission)),
             settings.host,
             settings.http_port,
             option="--http-port",

@@ -139,6 +139,11 @@ def test_an_answer_has_the_fields_that_the_document_promises(wine: Running) -> N
         "ModelList": httpx.get(f"{wine.http}/v1/models"),
         "Error": httpx.get(f"{wine.http}/v1/models/beer"),
         "Health": httpx.get(f"{wine.http}/readyz"),
+        "InferenceServer": httpx.get(f"{wine.http}/v2"),
+        "InferenceModel": httpx.get(f"{wine.http}/v2/models/wine"),
+        "InferenceReady": httpx.get(f"{wine.http}/v2/models/wine/ready"),
+        "InferenceResponse": httpx.post(f"{wine.http}/v2/models/wine/infer", json={"parameters": {"count": 1}}),
+        "InferenceError": httpx.get(f"{wine.http}/v2/models/beer"),
     }
     for name, answer in bodies.items():
         schema = DOCUMENT["components"]["schemas"][name]
