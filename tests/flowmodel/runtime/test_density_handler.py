@@ -321,7 +321,7 @@ print(sorted(name for name in sys.modules if name.startswith("flowmodel")))
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     packages, modules = result.stdout.splitlines()
     assert set(json.loads(packages.replace("'", '"'))) <= {"flowmodel", "torch", "numpy"}
-    parts = ["bodies", "density_handler", "device", "envelope", "native", "noise", "scoring"]
+    parts = ["agreement", "bodies", "density_handler", "device", "envelope", "native", "noise", "scoring"]
     assert modules == str(["flowmodel", "flowmodel.runtime", *[f"flowmodel.runtime.{part}" for part in parts]])
 
 
