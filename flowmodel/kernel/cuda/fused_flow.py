@@ -10,9 +10,6 @@ from torch import Tensor
 from flowmodel.kernel.cuda import packing, walk
 from flowmodel.kernel.cuda.layers import FlowLayers
 
-_MAX_DIMS = 64
-"""Dimensions that a gather takes at a time."""
-
 # With 128 registers to a thread, two programs fit on a processor.
 LAUNCH_OPTIONS: dict[int, dict[str, int]] = {16: {"num_warps": 4}, 64: {"num_warps": 8, "maxnreg": 128}}
 """Of the kernel, for each number of rows that a program may take."""
@@ -45,15 +42,15 @@ class FusedFlow:
 
     def log_prob(self, rows: Tensor, context: Tensor | None = None) -> Tensor:
         """Log-density of ``rows[N, D]``, float32 or float64, given ``context[N, C]``: ``[N]``. All on the device."""
-        rows = rows.contiguous() if self._takes_float64 else rows.to(torch.float32).contiguous()
+        rows = rows if self._takes_float64 else rows.to(torch.float32)
         log_prob = torch.empty(len(rows), dtype=torch.float32, device=self.device)
         self._launch(self._pull, rows, context, log_prob, log_prob, pull=True)
         return log_prob
 
     def sample(self, noise: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Standard normal ``noise[N, D]`` to samples ``[N, D]`` and their log-densities ``[N]``. All on the device."""
-        noise = noise.to(torch.float32).contiguous()
-        values = torch.empty_like(noise)
+        noise = noise.to(torch.float32)
+        values = torch.empty(noise.shape, dtype=torch.float32, device=self.device)
         log_prob = torch.empty(len(noise), dtype=torch.float32, device=self.device)
         self._launch(self._push, noise, context, values, log_prob, pull=False)
         return values, log_prob
@@ -76,29 +73,33 @@ class FusedFlow:
         tile = self.rows_per_program(len(rows))
         programs = min(-(-len(rows) // tile), self._programs)
         scratch = torch.empty(programs * tile * packed.scratch_rows, dtype=torch.float32, device=self.device)
-        walk.walk_flow[(programs,)](
-            rows,
-            self._nothing if context is None else context.to(torch.float64).contiguous(),
-            values,
-            log_prob,
-            direction.table,
-            direction.numbers,
-            direction.weights,
-            scratch,
-            len(rows),
-            self.event_size,
-            self.context_size,
-            packed.steps,
-            *packed.last,
-            packed.context,
-            packed.scratch_rows,
-            PULL=pull,
-            ROWS=tile,
-            UNITS=packed.units,
-            GROUP=packed.group,
-            DIMS=min(_MAX_DIMS, 1 << (max(self.event_size, self.context_size) - 1).bit_length()),
-            **LAUNCH_OPTIONS[tile],
-        )
+        if not programs:
+            return
+        # Triton launches on the current device; of a CPU the number is -1, which changes nothing.
+        with torch.cuda.device(scratch.get_device()):
+            walk.walk_flow[(programs,)](
+                # Always float64: a kernel for either would take twice as long to compile.
+                rows.to(torch.float64).contiguous(),
+                self._nothing if context is None else context.to(torch.float64).contiguous(),
+                values,
+                log_prob,
+                direction.table,
+                direction.numbers,
+                direction.weights,
+                scratch,
+                len(rows),
+                self.event_size,
+                self.context_size,
+                packed.steps,
+                *packed.last,
+                packed.context,
+                packed.scratch_rows,
+                PULL=pull,
+                ROWS=tile,
+                UNITS=packed.units,
+                GROUP=packed.group,
+                **LAUNCH_OPTIONS[tile],
+            )
 
 
 class _Direction:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flowmodel.kernel.cuda.layers import FlowLayers, Gather, Layer, Route
 
-DEPTH = 16
+DEPTH = 32
 """Inputs that one product takes at a time."""
 
 MAX_UNITS = 128
@@ -54,7 +54,7 @@ class Packed:
         context: where the context's location and scale are in ``numbers``.
         scratch_rows: numbers of scratch that one row of data takes.
         units: most units of a block, a power of two.
-        group: most units of one degree that are computed at once, a power of two.
+        group: how many units of a degree are computed at once, a power of two.
     """
 
     table: NDArray[np.int32]
@@ -93,7 +93,7 @@ class _Packing:
         last_at = self._gather(last)
         context = self._add_numbers(flow.context_location)
         self._add_numbers(1 / flow.context_scale)
-        widest = [_widest(layer) for _, layer in steps]
+        in_block = max(_most_units(layer) for _, layer in steps)
         self.packed = Packed(
             np.array(self._table, np.int32),
             np.array(self._numbers, np.float64),
@@ -102,8 +102,8 @@ class _Packing:
             last_at,
             context,
             self._scratch_rows,
-            units=min(MAX_UNITS, _power_of_two(max(in_block for in_block, _ in widest))),
-            group=min(64, _power_of_two(max(in_group for _, in_group in widest))),
+            units=min(MAX_UNITS, max(16, 1 << (in_block - 1).bit_length())),
+            group=group_size([width for _, layer in steps for width in _degree_widths(layer)]),
         )
 
     def _step(self, gather: Gather, layer: Layer) -> dict[str, int]:
@@ -189,23 +189,32 @@ def blocks_of(layer: Layer) -> list[int]:
     return [*starts, dims]
 
 
-def _widest(layer: Layer) -> tuple[int, int]:
-    """Most units of a block, and of a degree, in any hidden layer."""
-    starts = blocks_of(layer)
-    of_block = max(
+def group_size(widths: list[int]) -> int:
+    """How many units of a degree to compute at once, for degrees of so many.
+
+    A product costs as much as so many units and 16 more, for what it waits whatever its size.
+
+    Example:
+        >>> [group_size(widths) for widths in ([1, 2], [16, 16, 16, 17], [24, 25], [64])]
+        [16, 16, 32, 64]
+    """
+    return min((16, 32, 64), key=lambda size: sum(-(-width // size) * (size + 16) for width in widths))
+
+
+def _most_units(layer: Layer) -> int:
+    """Of a block, in any hidden layer."""
+    return max(
         offsets[stop - 1] - _below(offsets, start)
         for offsets in layer.offsets
-        for start, stop in itertools.pairwise(starts)
+        for start, stop in itertools.pairwise(blocks_of(layer))
     )
-    of_degree = max(offsets[t] - _below(offsets, t) for offsets in layer.offsets for t in range(len(layer.order)))
-    return of_block, of_degree
+
+
+def _degree_widths(layer: Layer) -> list[int]:
+    """Units of each degree in each hidden layer."""
+    return [offsets[t] - _below(offsets, t) for offsets in layer.offsets for t in range(len(layer.order))]
 
 
 def _below(offsets: list[int], t: int) -> int:
     """Units of a degree below t."""
     return offsets[t - 1] if t else 0
-
-
-def _power_of_two(least: int) -> int:
-    """The smallest power of two from 16 on that is not below ``least``."""
-    return max(16, 1 << (least - 1).bit_length())

@@ -7,19 +7,19 @@ of dimension t, then x of it. Where x is given and not sought, a block's units n
 the block as well.
 
 **Where things are.** Feature-major: a feature's ROWS numbers lie side by side. Weights are read from L2, where all of
-them fit (ten layers of D = 63, H = 1024 have 25 MB that are not masked); a program's activations lie in a scratch of
-its own, 5 D + C + H1 + H2 + ... numbers for each of its ROWS rows, held by L1 and L2. On chip are only the sums.
-Nothing is shared between programs, so one launch does for all layers, and the program's own barrier for all order. A
-launch for each layer would save nothing of that, cost some ten microseconds each when rows are few, and send the rows
-through memory.
+them fit (ten layers of D = 63, H = 1024 have 25 MB that are not masked). A program's activations lie in a scratch of
+its own, 5 D + C + H1 + H2 + ... numbers for each of its ROWS rows; on chip are only the sums. Nothing is shared between
+programs, so one launch does for all layers, and the program's own barrier for all order. A launch for each layer would
+save nothing of that, cost some ten microseconds each when rows are few, and send the rows through memory.
 
 **What it costs**, F = 2 (3 D H + (L - 1) H^2) being the operations of a dense pass with L hidden layers of H units, of
 which each degree has H / D and a block N = 128:
 
 * operations: F / 2 for each row and layer, of which a share of about N / H is inside blocks, where tiles are narrow
   (the units of one degree, rounded up to 16, 32 or 64) and products slow;
-* bytes from L2: for each row and layer 2 F / ROWS of weights, and of activations 2 L H^2 / N; at ROWS = 64, H = 1024,
-  L = 2 some 110 KB for 1.2 million operations, so that the arithmetic is the limit, and not L2;
+* bytes: for each row and layer F / ROWS of weights from L2, and 2 L H^2 / N of activations, from L2 or, where many
+  programs' scratch is more than it holds, from memory; at ROWS = 64, H = 1024, L = 2 some 39 KB and 33 KB for 1.2
+  million operations, so that the arithmetic is the limit;
 * latency: D (L + 1) steps a layer, each waiting for the one before: a thin product, a barrier, two trips to L1 or L2. A
   single row costs that, and so do as many rows as there are programs at once.
 
@@ -47,6 +47,8 @@ LINEARS: tl.constexpr = tl.constexpr(packing.STEP_FIELDS.index("linear"))
 SKIP: tl.constexpr = tl.constexpr(packing.STEP_FIELDS.index("skip"))
 LINEAR: tl.constexpr = tl.constexpr(len(packing.LINEAR_FIELDS))
 DEPTH: tl.constexpr = tl.constexpr(packing.DEPTH)
+DIMS: tl.constexpr = tl.constexpr(32)
+"""Dimensions, or context values, that a gather takes at a time."""
 OUTPUTS: tl.constexpr = tl.constexpr(16)
 """Outputs computed at once."""
 READ: tl.constexpr = tl.constexpr(64)
@@ -98,7 +100,7 @@ def gathered(rows, count, row, found, first, dim, dims, sources, affine, ROWS: t
 
 
 @triton.jit
-def take_context(context, contexts, numbers, inputs, row, count, ROWS: tl.constexpr, DIMS: tl.constexpr):
+def take_context(context, contexts, numbers, inputs, row, count, ROWS: tl.constexpr):
     """Standardise the context and put it before x."""
     for start in range(0, contexts, DIMS):
         place = start + tl.arange(0, DIMS)
@@ -219,7 +221,6 @@ def walk_layer(
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
     GROUP: tl.constexpr,
-    DIMS: tl.constexpr,
 ):
     """One layer, from ``given`` to ``found``: its log-determinant in that direction, ``[ROWS]``."""
     lane = tl.arange(0, ROWS)
@@ -284,7 +285,6 @@ def walk_flow(
     ROWS: tl.constexpr,
     UNITS: tl.constexpr,
     GROUP: tl.constexpr,
-    DIMS: tl.constexpr,
 ):
     """Rows ``[count, dims]`` to ``log_prob[count]``; if not PULL they are noise, and go to ``values[count, dims]``."""
     scratch += tl.program_id(0).to(tl.int64) * scratch_rows * ROWS
@@ -296,7 +296,7 @@ def walk_flow(
     outputs = x + dims * ROWS
     for tile in range(tl.program_id(0), tl.cdiv(count, ROWS), tl.num_programs(0)):
         row = tile * ROWS + lane
-        take_context(context, contexts, numbers + context_affine, inputs, row, count, ROWS, DIMS)
+        take_context(context, contexts, numbers + context_affine, inputs, row, count, ROWS)
         log_det = tl.zeros([ROWS], tl.float64)
         squares = tl.zeros([ROWS], tl.float64)
         if not PULL:
@@ -320,7 +320,7 @@ def walk_flow(
                     tl.store(x + place, value, mask=there)
             tl.debug_barrier()
             log_det += walk_layer(
-                table, numbers, weights, scratch, given, found, x, outputs, record, ROWS, UNITS, GROUP, DIMS
+                table, numbers, weights, scratch, given, found, x, outputs, record, ROWS, UNITS, GROUP
             )
 
         for start in range(0, dims, DIMS):

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from bases import BASES, base
 from flows import PLANS, trained_flow
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import flowmodel.bijectors as bij
+import flowmodel.distributions as dist
 import flowmodel.parameters as params
 from flowmodel.artefact.scorer import export_scorer
 from flowmodel.runtime.density_handler import DensityHandler
@@ -93,6 +97,59 @@ def test_calls_from_several_threads_take_turns(make_scorer: MakeScorer) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(flow.log_prob, parts))
     np.testing.assert_array_equal(np.concatenate(answers), flow.log_prob(rows))
+
+
+class Operations(TorchDispatchMode):
+    """Notes what is computed, TorchScript's operations included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name().split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def waits_for_the_device(module: torch.jit.ScriptModule, *methods: str) -> set[str]:
+    """What these methods hold that copies between host and device, which a CUDA graph cannot."""
+    found = set()
+    with torch.inference_mode(), torch.jit.optimized_execution(False), Operations() as operations:
+        for method in methods:
+            graph = module._c._get_method(method).graph.copy()
+            torch._C._jit_pass_inline(graph)
+            if list(graph.findAllNodes("aten::tensor", recurse=True)):
+                found.add("aten::tensor")
+            getattr(module, method)(torch.zeros(2, getattr(module, "noise_size", 5)))
+    return found | (operations.names & {"aten::item", "aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"})
+
+
+@pytest.mark.parametrize("name", sorted(PLANS))
+def test_no_flow_holds_what_cannot_be_captured(name: str, tmp_path: Path) -> None:
+    path = export_scorer(trained_flow(PLANS[name], (5,), None, torch.float32), tmp_path / "scorer.pt")
+    assert waits_for_the_device(loaded(path), "log_prob", "sample") == set()
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_no_base_holds_what_cannot_be_captured(name: str, tmp_path: Path) -> None:
+    flow = dist.Flow(base(name, (5,), torch.float32), bij.AffineAutoregressive())
+    module = loaded(export_scorer(flow, tmp_path / "scorer.pt"))
+    assert waits_for_the_device(module, "sample") == set()
+
+
+def test_what_cannot_be_captured_is_found() -> None:
+    class Waits(torch.nn.Module):
+        @torch.jit.export
+        def log_prob(self, rows: torch.Tensor) -> torch.Tensor:
+            return rows + torch.tensor([1, 2, 3, 4, 5], device=rows.device)
+
+        @torch.jit.export
+        def sample(self, noise: torch.Tensor) -> torch.Tensor:
+            return noise if bool((noise > 0).any()) else -noise
+
+    module = torch.jit.script(Waits())
+    assert waits_for_the_device(module, "log_prob") == {"aten::tensor"}
+    assert waits_for_the_device(module, "sample") != set()
 
 
 @needs_gpu

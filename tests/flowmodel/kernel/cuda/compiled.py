@@ -11,14 +11,14 @@ from triton.compiler import ASTSource
 from flowmodel.kernel.cuda.fused_flow import LAUNCH_OPTIONS
 from flowmodel.kernel.cuda.walk import walk_flow
 
-FLOAT64, INT32 = ("context", "numbers"), ("table",)
-CONSTANTS = {"ROWS": 64, "UNITS": 128, "GROUP": 32, "DIMS": 32}
+FLOAT64, INT32 = ("rows", "context", "numbers"), ("table",)
+CONSTANTS = {"ROWS": 64, "UNITS": 128, "GROUP": 32}
 
 
 def kind(name: str) -> str:
     if name.isupper():
         return "constexpr"
-    if name in ("rows", "values", "log_prob", "weights", "scratch", *FLOAT64, *INT32):
+    if name in ("values", "log_prob", "weights", "scratch", *FLOAT64, *INT32):
         return "*fp64" if name in FLOAT64 else "*i32" if name in INT32 else "*fp32"
     return "i32"
 
