@@ -59,6 +59,10 @@ class ManifestError(ArtefactError, ValueError):
     """A manifest is malformed or of a newer format than this version reads."""
 
 
+class StoreUnreachableError(ArtefactError, OSError):
+    """A store that is not a directory cannot be read or written now."""
+
+
 class ServingError(ArtefactError, ValueError):
     """A choice of versions that cannot be served, or the file that holds it cannot be read."""
 

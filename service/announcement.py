@@ -40,8 +40,8 @@ def waiting_text(service: Service, ports: Ports) -> str:
     """The line that is printed while the store is empty."""
     host = _host(service.settings.host)
     return (
-        f"Waiting for a model in {service.settings.store}: publish one with `flowmodel train DATA --model NAME "
-        f"--store {service.settings.store}` (gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http})"
+        f"Waiting for a model in {service.watcher.store.place}: publish one with `flowmodel train DATA --model NAME "
+        f"--store {service.watcher.store.place}` (gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http})"
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from flowmodel.artefact.store import ModelStore
+from flowmodel.artefact.remote_store import open_store
 from service.admin.server import AdminServer
 from service.engines import create
 from service.engines.engine import Engine
@@ -61,7 +61,7 @@ class Service:
         self.engine = create(settings) if engine is None else engine
         self.metrics = Metrics()
         self.registry = ModelRegistry()
-        store = ModelStore(settings.store)
+        store = open_store(settings.store, settings.store_cache)
         loader = VersionLoader(store, self.engine, settings, self.metrics)
         residency = Residency(loader, self.registry, self.metrics, settings.max_loaded_bytes)
         self.gateway = Gateway(settings, self.engine, self.registry, residency, self.metrics)

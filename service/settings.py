@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from flowmodel.artefact.store import is_url
+
 PREFIX = "FLOWMODEL_"
 
 _KUBERNETES_SERVICE_LINK = re.compile(r"FLOWMODEL_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP).*)?)")
@@ -39,7 +41,12 @@ class Settings(BaseSettings):
     engine: Literal["torchserve", "inprocess"] = Field(
         "torchserve", description="What computes: a TorchServe child process, or the gateway's own process."
     )
-    store: Path = Field(Path("model_store"), description="Directory of published models.")
+    store: Path | str = Field(
+        Path("model_store"), description="Directory of published models, or a URL that fsspec opens."
+    )
+    store_cache: Path | None = Field(
+        None, description="Where versions of a store that is a URL are kept; without, a folder of the user's cache."
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address that the gRPC and HTTP servers listen on.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
@@ -172,6 +179,11 @@ class Settings(BaseSettings):
     def engine_calls(self) -> int:
         """``max_engine_calls``, or what measured best for the engine."""
         return self.max_engine_calls or (1 if self.engine == "inprocess" else 2)
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _path_or_url(cls, value: object) -> object:
+        return Path(value) if isinstance(value, str) and not is_url(value) else value
 
     @field_validator("torchserve_address", "torchserve_management_address")
     @classmethod

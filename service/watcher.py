@@ -89,9 +89,9 @@ class StoreWatcher:
         try:
             await self.refresh()
         except OSError as error:
-            log.error("looking at the store %s failed: %s", self._settings.store, error)
+            log.error("looking at the store %s failed: %s", self.store.place, error)
         except Exception:
-            log.exception("looking at the store %s failed", self._settings.store)
+            log.exception("looking at the store %s failed", self.store.place)
 
     async def refresh(self) -> None:
         """Look at the store once: load what is new, switch the defaults, retire what is old or gone."""
@@ -145,8 +145,8 @@ class StoreWatcher:
         """Every model in the store, its versions newest first."""
         found = {name: self._shelf(name) for name in self.store.names()}
         # A store that went away, even while it was read, looks like an empty one; one that was emptied is still there.
-        if len(self._registry) and not self.store.root.is_dir():
-            raise FileNotFoundError(f"the store {self.store.root} is not there now")
+        if len(self._registry) and not self.store.exists():
+            raise FileNotFoundError(f"the store {self.store.place} is not there now")
         return found
 
     def _shelf(self, name: str) -> Shelf:

@@ -33,6 +33,7 @@ SERVICE_MAY_IMPORT = (
     "flowmodel.errors",
     "flowmodel.runtime",
     "flowmodel.artefact.manifest",
+    "flowmodel.artefact.remote_store",
     "flowmodel.artefact.rollout",
     "flowmodel.artefact.serving",
     "flowmodel.artefact.store",

@@ -15,6 +15,7 @@ import flowmodel
 from flowmodel.artefact.archive import write_archive
 from flowmodel.artefact.manifest import SCORER, WEIGHTS, Manifest
 from flowmodel.artefact.parity import check_parity
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.artefact.scorer import check_exportable, export_scorer
 from flowmodel.artefact.store import ModelStore, PublishedModel, sha256_of
 from flowmodel.artefact.weights import save_weights
@@ -71,7 +72,7 @@ def publish(
         ...     published.name, published.version
         ('example', 1)
     """
-    store = store if isinstance(store, ModelStore) else ModelStore(store)
+    store = open_store(store)
     check_exportable(flow)
     flat_rows, flat_context = held_out(flow, rows, context)
     with store.staging(name) as staged:

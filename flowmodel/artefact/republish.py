@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flowmodel.artefact.publish import write_version
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.artefact.store import ModelStore, PublishedModel
 from flowmodel.errors import ExportError
 from flowmodel.runtime.scoring import Scorer
@@ -26,7 +27,7 @@ def republish(source: PublishedModel, store: str | Path | ModelStore, name: str 
         ArtefactError: a file of the source is damaged, the name is no model name, or the store cannot be written.
         ExportError: the scorer does not answer here what its manifest says.
     """
-    store = store if isinstance(store, ModelStore) else ModelStore(store)
+    store = open_store(store)
     name = source.name if name is None else name
     source.verify()
     _self_check(source)

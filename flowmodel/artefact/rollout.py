@@ -92,7 +92,7 @@ class Rollout:
         default = serving.default_of(self._versions())
         if version is None or default is None:
             return serving
-        one, other = (self._store.open(self._name, number).manifest for number in (default, version))
+        one, other = (self._store.manifest(self._name, number) for number in (default, version))
         for what in ("event_shape", "feature_names", "context_shape", "context_names"):
             given, expected = getattr(other, what), getattr(one, what)
             if given != expected:

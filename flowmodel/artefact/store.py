@@ -81,6 +81,9 @@ class ModelStore:
     Args:
         root: the directory; made when something is published.
 
+    Attributes:
+        place: how the store is called in texts.
+
     Example:
         >>> ModelStore("no/such/directory").names()
         []
@@ -88,6 +91,11 @@ class ModelStore:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.place = str(root)
+
+    def exists(self) -> bool:
+        """Whether the store is there now."""
+        return self.root.is_dir()
 
     def names(self) -> list[str]:
         """Names of the models with at least one version, sorted."""
@@ -110,10 +118,17 @@ class ModelStore:
             ModelNotFoundError: there is no such model or version; the text lists what there is.
             ManifestError: its manifest cannot be read, or is of another version than its directory says.
         """
-        versions = self.check_model(name)
-        wanted = versions[-1] if version is None else version
-        if wanted not in versions:
-            raise ModelNotFoundError(f"model {name!r} has no version {wanted}; its versions: {_listed(versions)}")
+        wanted = self.check_version(name, version)
+        return PublishedModel(self.root / name / str(wanted), self.manifest(name, wanted))
+
+    def manifest(self, name: str, version: int | None = None) -> Manifest:
+        """What a version says of itself, the newest if none is named.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version; the text lists what there is.
+            ManifestError: it cannot be read, or is of another version than its directory says.
+        """
+        wanted = self.check_version(name, version)
         path = self.root / name / str(wanted)
         try:
             manifest = Manifest.from_json((path / "manifest.json").read_text(encoding="utf-8"))
@@ -124,7 +139,7 @@ class ModelStore:
                 f"{path / 'manifest.json'} is the manifest of {manifest.name} version {manifest.version}; version "
                 "directories cannot be renamed or copied by hand, use `flowmodel publish`"
             )
-        return PublishedModel(path, manifest)
+        return manifest
 
     def check_model(self, name: str) -> list[int]:
         """The versions of a model, ascending.
@@ -135,8 +150,20 @@ class ModelStore:
         versions = self.versions(name)
         if not versions:
             present = ", ".join(self.names()) or "none"
-            raise ModelNotFoundError(f"no model {name!r} in {self.root}; models there: {present}")
+            raise ModelNotFoundError(f"no model {name!r} in {self.place}; models there: {present}")
         return versions
+
+    def check_version(self, name: str, version: int | None) -> int:
+        """The version, or the newest for ``None``.
+
+        Raises:
+            ModelNotFoundError: there is no such model or version; the text lists what there is.
+        """
+        versions = self.check_model(name)
+        wanted = versions[-1] if version is None else version
+        if wanted not in versions:
+            raise ModelNotFoundError(f"model {name!r} has no version {wanted}; its versions: {_listed(versions)}")
+        return wanted
 
     def serving(self, name: str) -> Serving:
         """Which versions of a model answer.
@@ -251,6 +278,11 @@ class ModelStore:
             raise ArtefactError(f"cannot publish {target}: {error.strerror or error}") from None
         _sync(target.parent)
         return True
+
+
+def is_url(place: str | Path) -> bool:
+    """Whether a store's place is a URL, not a directory."""
+    return "://" in str(place) or "::" in str(place)
 
 
 def is_name(name: str) -> bool:

@@ -11,6 +11,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.artefact.store import ModelStore, PublishedModel
 from flowmodel.cli.options import output_option, store_option
 from flowmodel.cli.output import write_csv
@@ -33,13 +34,13 @@ _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 @click.argument("data", type=click.Path(path_type=Path))
 @store_option
 @output_option
-def compare(a: str, b: str, data: Path, store: Path, output: Path | None) -> None:
+def compare(a: str, b: str, data: Path, store: Path | str, output: Path | None) -> None:
     """Compare the log-densities of two versions on the rows of DATA (CSV, Parquet or NPY).
 
     A and B are NAME, for the newest version, or NAME/VERSION. Both must model the same columns, in whatever order;
     columns are matched by name. With --output, the log-densities of every row are written as well.
     """
-    first, second = (open_reference(ModelStore(store), reference) for reference in (a, b))
+    first, second = (open_reference(open_store(store), reference) for reference in (a, b))
     check_same_features(first, second)
     table = _read(first, second, data)
     log_a, log_b = (_log_prob(model, table) for model in (first, second))

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from flowmodel.artefact.manifest import Manifest
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.artefact.rollout import Rollout
 from flowmodel.artefact.serving import LATEST, Serving
 from flowmodel.artefact.store import ModelStore
@@ -58,9 +59,9 @@ def models() -> None:
 @models.command("list")
 @click.argument("name", required=False)
 @store_option
-def list_models(name: str | None, store: Path) -> None:
+def list_models(name: str | None, store: Path | str) -> None:
     """List the models of a store, or the versions of the model NAME."""
-    holds = ModelStore(store)
+    holds = open_store(store)
     if name is None:
         wanted = [(model, _shown(holds, model)) for model in holds.names()]
     else:
@@ -78,7 +79,7 @@ def list_models(name: str | None, store: Path) -> None:
 @click.argument("name")
 @click.argument("version", type=_VersionOrWord(LATEST))
 @store_option
-def default(name: str, version: int | None, store: Path) -> None:
+def default(name: str, version: int | None, store: Path | str) -> None:
     """Let VERSION of the model NAME answer requests that name none; "latest" for the newest, also of those to come."""
     _change(store, name, lambda rollout: rollout.default(version))
 
@@ -86,7 +87,7 @@ def default(name: str, version: int | None, store: Path) -> None:
 @models.command()
 @click.argument("name")
 @store_option
-def rollback(name: str, store: Path) -> None:
+def rollback(name: str, store: Path | str) -> None:
     """Go back to the version of the model NAME that was the default before."""
     _change(store, name, lambda rollout: rollout.rollback())
 
@@ -97,7 +98,7 @@ def rollback(name: str, store: Path) -> None:
 @click.option("--force", is_flag=True, help="Even if it is the default; the one before it becomes the default.")
 @click.option("--undo", is_flag=True, help="Let a retired version answer again.")
 @store_option
-def retire(name: str, version: int, force: bool, undo: bool, store: Path) -> None:
+def retire(name: str, version: int, force: bool, undo: bool, store: Path | str) -> None:
     """Let VERSION of the model NAME answer no more. Its directory stays as it is."""
     if undo:
         _change(store, name, lambda rollout: rollout.restore(version))
@@ -112,7 +113,7 @@ def retire(name: str, version: int, force: bool, undo: bool, store: Path) -> Non
     "--weight", type=float, default=0.05, show_default=True, help="Share of the requests, above 0 and at most 1."
 )
 @store_option
-def canary(name: str, version: int | None, weight: float, store: Path) -> None:
+def canary(name: str, version: int | None, weight: float, store: Path | str) -> None:
     """Let VERSION answer a share of the requests to the model NAME that name no version; "none" ends it."""
     _change(store, name, lambda rollout: rollout.canary(version, weight))
 
@@ -121,13 +122,13 @@ def canary(name: str, version: int | None, weight: float, store: Path) -> None:
 @click.argument("name")
 @click.argument("version", type=_VersionOrWord("none"))
 @store_option
-def shadow(name: str, version: int | None, store: Path) -> None:
+def shadow(name: str, version: int | None, store: Path | str) -> None:
     """Score what the default version of NAME scores on VERSION too, and count the differences; "none" ends it."""
     _change(store, name, lambda rollout: rollout.shadow(version))
 
 
-def _change(store: Path, name: str, change: Callable[[Rollout], Serving]) -> None:
-    holds = ModelStore(store)
+def _change(store: Path | str, name: str, change: Callable[[Rollout], Serving]) -> None:
+    holds = open_store(store)
     serving = change(Rollout(holds, name))
     click.echo(f"{name}: {_said(serving, holds.versions(name))}")
 
@@ -162,7 +163,7 @@ def _shown(store: ModelStore, name: str) -> int:
 def _line(store: ModelStore, name: str, version: int) -> tuple[str, ...]:
     try:
         role = _role(store.serving(name), version, store.versions(name))
-        manifest = store.open(name, version).manifest
+        manifest = store.manifest(name, version)
     except (ManifestError, ServingError) as error:
         return (name, str(version), "-", f"unreadable: {error}", "", "", "")
     return (name, str(version), role, manifest.created, _columns(manifest), _test_nll(manifest), _source(manifest))

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from flowmodel.artefact.store import is_url
+
 PREFIX = "FLOWMODEL_"
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -20,12 +22,24 @@ def option(name: str, **settings: Any) -> Callable[[Command], Command]:
     return decorator
 
 
+class StorePlace(click.ParamType):  # type: ignore[type-arg]
+    """A directory, or a URL that fsspec opens."""
+
+    name = "directory|url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """A path, or the URL as it was given."""
+        if is_url(value):
+            return str(value)
+        return Path(click.Path(path_type=Path, file_okay=False).convert(value, param, ctx))
+
+
 store_option = option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=StorePlace(),
     default=Path("model_store"),
     show_default=True,
-    help="Directory of published models.",
+    help="Directory of published models, or a URL such as s3://bucket/models.",
 )
 
 version_option = option("--version", type=click.IntRange(min=1), help="Version of the model.  [default: the newest]")

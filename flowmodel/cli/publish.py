@@ -16,7 +16,7 @@ from flowmodel.errors import ModelNotFoundError
 @click.argument("source", type=click.Path(path_type=Path))
 @option("--model", help="Name to publish under.  [default: the name it has]")
 @store_option
-def publish(source: Path, model: str | None, store: Path) -> None:
+def publish(source: Path, model: str | None, store: Path | str) -> None:
     """Publish the version in the directory SOURCE, such as old_store/wine/3, as the next version in a store."""
     place = source.resolve()
     if not place.name.isdecimal() or not (place / "manifest.json").is_file():

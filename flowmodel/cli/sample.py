@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowmodel.artefact.manifest import Manifest
-from flowmodel.artefact.store import ModelStore
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.cli.options import option, output_option, store_option, version_option
 from flowmodel.cli.output import write_csv
 from flowmodel.data import read_table
@@ -42,11 +42,11 @@ def sample(
     context: Path | None,
     with_log_prob: bool,
     version: int | None,
-    store: Path,
+    store: Path | str,
     output: Path | None,
 ) -> None:
     """Draw rows from the model NAME and write them as CSV, a column for each feature."""
-    published = ModelStore(store).open(name, version)
+    published = open_store(store).open(name, version)
     contexts = _contexts(published.manifest, context)
     scorer = Scorer.load(published.scorer_path)
     if seed is None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flowmodel.artefact.manifest import Manifest
-from flowmodel.artefact.store import ModelStore
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.cli.options import output_option, store_option, version_option
 from flowmodel.cli.output import write_csv
 from flowmodel.data import Table, read_table
@@ -27,13 +27,13 @@ _ROWS_AT_ONCE = 65536
 @version_option
 @store_option
 @output_option
-def score(name: str, data: Path, version: int | None, store: Path, output: Path | None) -> None:
+def score(name: str, data: Path, version: int | None, store: Path | str, output: Path | None) -> None:
     """Write the log-density, in nats, of each row of DATA (CSV, Parquet or NPY) under the model NAME.
 
     Columns are matched by name, those of an NPY file by place. A row that cannot be scored gets nan and its reason in
     the column "error".
     """
-    published = ModelStore(store).open(name, version)
+    published = open_store(store).open(name, version)
     table = read_for(published.manifest, data)
     scorer = Scorer.load(published.scorer_path)
     write_csv(output, ("row", "log_prob", "error"), _answers(scorer, table))

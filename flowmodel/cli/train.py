@@ -13,6 +13,7 @@ import torch
 
 from flowmodel.artefact.manifest import Manifest
 from flowmodel.artefact.publish import publish
+from flowmodel.artefact.remote_store import open_store
 from flowmodel.artefact.store import check_name
 from flowmodel.cli.chunked_data import ChunkedData
 from flowmodel.cli.options import Names, Widths, option, store_option
@@ -84,7 +85,7 @@ _ONE_THREAD_COLUMNS = 64
 def train(
     data: Path,
     model: str,
-    store: Path,
+    store: Path | str,
     columns: tuple[str, ...] | None,
     context_columns: tuple[str, ...],
     supports: str,
@@ -111,7 +112,7 @@ def train(
     for name, fraction in (("--validation", validation), ("--test", test)):
         if not 0 < fraction < 1:
             raise click.BadParameter(f"{fraction} is not between 0 and 1.", param_hint=name)
-    checkpoint = checkpoint or store / ".checkpoints" / model
+    checkpoint = checkpoint or open_store(store).root / ".checkpoints" / model
     with training_processes(device) as (place, rank):
         rows = read_training_data(
             data, columns, context_columns, validation=validation, test=test, seed=seed, chunk_rows=chunk_rows
