@@ -121,6 +121,12 @@ class Settings(BaseSettings):
         ge=1024,
         description="Longest chunk of rows in a stream, and longest row of a streamed body, in bytes.",
     )
+    max_spool_bytes: int = Field(
+        1024**3,
+        ge=0,
+        description="Bytes of a streamed answer kept on disk while its HTTP client still sends and does not read yet; "
+        "who goes on sending beyond them without reading is cut off.",
+    )
     grpc_keepalive_seconds: float = Field(
         60.0, gt=0, description="Silence on a gRPC connection after which its client is asked whether it lives."
     )

@@ -52,7 +52,12 @@ class DensityHandlers:
                     streams = Streams(self._gateway, None if seconds is None else deadline)
                     scores = self._streamed_scores(streams, served, body, reader)
                     await exchange.stream(
-                        writer, scores, answers_in.content_type, _headers(served), lambda part: part.log_prob.nbytes
+                        writer,
+                        scores,
+                        answers_in.content_type,
+                        _headers(served),
+                        lambda part: part.log_prob.nbytes,
+                        spool=settings.max_spool_bytes,
                     )
                 else:
                     advice = _advice(body_format, answers_in)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from service.registry import ServedModel
 from service.web.answers import error_answer
 from service.web.compression import WORTHWHILE_BYTES, Deflater, deflates
 from service.web.formats.format import Writer
+from service.web.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,6 @@ class Exchange:
         self._refuse = refuse
         self._answer: Response | None = None
         self._begun = False
-        self._stuck = False
 
     @contextlib.asynccontextmanager
     async def account(self, method: str) -> AsyncIterator[Account]:
@@ -87,6 +88,8 @@ class Exchange:
         content_type: str,
         headers: Mapping[str, str],
         size: Callable[[Value], int],
+        *,
+        spool: int = 0,
     ) -> None:
         """Send an answer part by part.
 
@@ -100,6 +103,7 @@ class Exchange:
             content_type: of the answer.
             headers: further ones.
             size: how many bytes an answer has.
+            spool: bytes that may wait on disk for a client that still sends; 0 where none sends.
 
         Raises:
             ServiceError: what ``answers`` raised, or the client stopped reading.
@@ -111,40 +115,44 @@ class Exchange:
             if deflater is not None:
                 told["Content-Encoding"] = "gzip"
             await self._begin(told)
-            try:
-                parts = writer.head() + await off_loop(size(first), lambda: writer.part(first))
-                while True:
-                    await self._part(parts if deflater is None else deflater.part(parts))
-                    following = await anext(answers, None)
-                    if following is None:
-                        break
-                    parts = await off_loop(size(following), lambda answer=following: writer.part(answer))  # type: ignore[misc]
-            except ServiceError as error:
-                if not self._stuck:
-                    record = writer.broken(error)
-                    await self._part(record if deflater is None else deflater.part(record))
-                raise
-            last = writer.tail()
-            await self._part(last if deflater is None else deflater.last(last), more=False)
+            with Spool(spool) as waiting:
+                writing = asyncio.ensure_future(_write(writer, first, answers, size, deflater, waiting))
+                try:
+                    while (part := await waiting.get()) is not None:
+                        await self._part(part, moved=lambda: waiting.total)
+                    await writing
+                finally:
+                    writing.cancel()
+                    await asyncio.gather(writing, return_exceptions=True)
+            await self._part(b"", more=False)
 
     async def _begin(self, headers: Mapping[str, str]) -> None:
         self._begun = True
         raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": raw})
 
-    async def _part(self, data: bytes, *, more: bool = True) -> None:
+    async def _part(self, data: bytes, *, more: bool = True, moved: Callable[[], int] = lambda: 0) -> None:
         """Send a part of the body; returns when there is room for the next one.
 
+        Args:
+            data: the part.
+            more: whether others come.
+            moved: a number that grows while the client still sends.
+
         Raises:
-            DeadlinePassed: the client read nothing for ``stream_idle_seconds``.
+            DeadlinePassed: the client neither read nor sent anything for ``stream_idle_seconds``.
         """
         idle = self.gateway.settings.stream_idle_seconds
+        sending = asyncio.ensure_future(self._send({"type": "http.response.body", "body": data, "more_body": more}))
         try:
-            async with asyncio.timeout(idle):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            self._stuck = True
-            raise DeadlinePassed("STREAM_IDLE", f"the client read nothing for {idle:g} seconds") from None
+            before = moved()
+            while not (await asyncio.wait((sending,), timeout=idle))[0]:
+                if moved() == before:
+                    raise DeadlinePassed("STREAM_IDLE", f"the client read nothing for {idle:g} seconds")
+                before = moved()
+            sending.result()
+        finally:
+            sending.cancel()
 
     async def _deflate(self, answer: Response) -> None:
         content_type = answer.headers.get("content-type", "")
@@ -155,6 +163,33 @@ class Exchange:
         answer.headers["Content-Encoding"] = "gzip"
         answer.headers["Content-Length"] = str(len(answer.body))
         answer.headers["Vary"] = "Accept, Accept-Encoding"
+
+
+async def _write(
+    writer: Writer[Value],
+    first: Value,
+    answers: AsyncGenerator[Value, None],
+    size: Callable[[Value], int],
+    deflater: Deflater | None,
+    spool: Spool,
+) -> None:
+    """Write an answer into a spool; an error ends it with a record, and is raised."""
+
+    async def put(data: bytes, last: bool = False) -> None:
+        if deflater is not None:
+            data = deflater.last(data) if last else deflater.part(data)
+        await spool.put(data)
+
+    try:
+        await put(writer.head() + await off_loop(size(first), lambda: writer.part(first)))
+        async for answer in answers:
+            await put(await off_loop(size(answer), partial(writer.part, answer)))
+        await put(writer.tail(), last=True)
+    except ServiceError as error:
+        await put(writer.broken(error))
+        raise
+    finally:
+        spool.finish()
 
 
 class Endpoint:

@@ -175,7 +175,15 @@ _TIMEOUT: _Json = {
     "description": "Seconds the answer may take; default_timeout_seconds without it.",
     "schema": {"type": "number", "exclusiveMinimum": True, "minimum": 0},
 }
+_REQUEST_ID: _Json = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "description": "What the caller calls this request, up to 128 printable ASCII characters; made here without one. "
+    "The answer repeats it, and the log shows it.",
+    "schema": {"type": "string", "maxLength": 128},
+}
 _ANSWERED_BY: _Json = {
+    "X-Request-ID": _header("The request's id."),
     "Density-Model": _header("The model that answered."),
     "Density-Version": _header("The version that answered."),
 }
@@ -190,7 +198,7 @@ def _log_prob(operation: str, *parameters: _Json) -> _Json:
             "description": "The answer comes in the type that Accept asks for, else in the request's own. A body "
             "longer than max_request_bytes, or chunked, is read, scored and answered block by block: all types but "
             "JSON are read so, all but JSON and NPY are written so. Content-Encoding may be gzip or deflate.",
-            "parameters": [*parameters, _TIMEOUT],
+            "parameters": [*parameters, _TIMEOUT, _REQUEST_ID],
             "requestBody": {
                 "required": True,
                 "content": _json_content("LogProbRequest")
@@ -224,7 +232,7 @@ def _sample(operation: str, *parameters: _Json) -> _Json:
             "operationId": operation,
             "tags": ["density"],
             "summary": "Samples of a model",
-            "parameters": [*parameters, _TIMEOUT],
+            "parameters": [*parameters, _TIMEOUT, _REQUEST_ID],
             "requestBody": {"required": True, "content": _json_content("SampleRequest")},
             "responses": {
                 "200": {
@@ -288,7 +296,7 @@ DOCUMENT: _Json = {
         "/v1/models/{model}/versions/{version}": _get(
             "getModelVersion", "models", "One version of a model", _MODEL, _VERSION, _200=_ONE_MODEL, **_GET_FAILURES
         ),
-        **inference_paths(_MODEL, _VERSION, _TIMEOUT),
+        **inference_paths(_MODEL, _VERSION, [_TIMEOUT, _REQUEST_ID]),
         "/healthz": _get("healthz", "operation", "Alive", _200=_answer("The process lives.", _json_content("Health"))),
         "/readyz": _get(
             "readyz",

@@ -8,7 +8,7 @@ _Json = dict[str, Any]
 
 
 def _object(required: list[str], **properties: _Json) -> _Json:
-    return {"type": "object", "required": required, "properties": properties}
+    return {"type": "object"} | ({"required": required} if required else {}) | {"properties": properties}
 
 
 def _list(items: _Json) -> _Json:
@@ -108,7 +108,7 @@ def _get(operation: str, summary: str, parameters: list[_Json], **responses: _Js
     }
 
 
-def _infer(operation: str, parameters: list[_Json], timeout: _Json) -> _Json:
+def _infer(operation: str, parameters: list[_Json], headers: list[_Json]) -> _Json:
     length: _Json = {
         "name": "Inference-Header-Content-Length",
         "in": "header",
@@ -123,7 +123,7 @@ def _infer(operation: str, parameters: list[_Json], timeout: _Json) -> _Json:
             "tags": ["open inference"],
             "summary": "Log-densities of rows, or samples",
             "description": "With the binary tensor extension, elements follow the JSON, row-major and little-endian.",
-            "parameters": [*parameters, timeout, length],
+            "parameters": [*parameters, *headers, length],
             "requestBody": {
                 "required": True,
                 "content": {"application/json": {"schema": _reference("InferenceRequest"), "example": example}}
@@ -146,13 +146,13 @@ def _infer(operation: str, parameters: list[_Json], timeout: _Json) -> _Json:
     }
 
 
-def inference_paths(model: _Json, version: _Json, timeout: _Json) -> _Json:
+def inference_paths(model: _Json, version: _Json, headers: list[_Json]) -> _Json:
     """The paths under ``/v2``.
 
     Args:
         model: the parameter in a path that names a model.
         version: the one that names a version.
-        timeout: the header that gives a deadline.
+        headers: those of a request that are the same everywhere.
     """
     ready = _reference("InferenceReady")
     described = _answer("The model.", _reference("InferenceModel"))
@@ -181,5 +181,5 @@ def inference_paths(model: _Json, version: _Json, timeout: _Json) -> _Json:
             _200=_answer("It can.", ready),
             **not_ready,
         )
-        paths[f"{path}/infer"] = _infer(f"infer{of}", parameters, timeout)
+        paths[f"{path}/infer"] = _infer(f"infer{of}", parameters, headers)
     return paths

@@ -241,12 +241,10 @@ def test_http_addresses_that_are_not_there(wine: Running, method: str, path: str
 def test_a_body_without_a_length_is_refused_when_it_gets_too_long(wine: Running) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(64):
-            yield b"\0" * 65536
+            yield b" " * 65536
 
     answer = httpx.post(
-        f"{wine.http}/v1/models/wine:logProb",
-        content=endless(),
-        headers={"Content-Type": "application/octet-stream"},
+        f"{wine.http}/v1/models/wine:logProb", content=endless(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 413
     assert "and more given; at most 1048576" in answer.json()["error"]["message"]

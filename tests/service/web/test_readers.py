@@ -129,6 +129,45 @@ class Bomb:
         return (setattr, (Bomb, "fired", True))
 
 
+@pytest.mark.parametrize("content_type", FORMATS)
+def test_a_body_that_is_cut_off_never_gives_a_row_that_was_not_in_it(content_type: str) -> None:
+    body = write_rows(content_type, ROWS)
+    refused = 0
+    for end in range(1, len(body)):
+        try:
+            table = FORMATS[content_type].read(body[:end], SIGNATURE)
+        except InvalidRequest:
+            refused += 1
+            continue
+        cut = {error.row for error in table.unreadable}
+        refused += bool(cut)
+        good = [row for row in range(len(table.rows)) if row not in cut]
+        if content_type == CSV and body[end - 1 : end] != b"\n" and good:
+            # Nothing tells a whole last number from the beginning of a longer one.
+            good.pop()
+        np.testing.assert_array_equal(table.rows[good].astype(np.float32), ROWS[good])
+    assert refused > 0
+
+
+def narrow(content_type: str) -> bytes:
+    """Five rows of two columns where the model has three."""
+    if content_type == CSV:
+        return b"alpha,beta\n" + b"1,2\n" * 5
+    if content_type == ARROW:
+        return arrow({"alpha": ROWS[:5, 0], "beta": ROWS[:5, 1]})
+    return write_rows(content_type, np.ones((5, 2)))
+
+
+@pytest.mark.parametrize("content_type", [name for name in FORMATS if name != NDJSON])
+def test_rows_of_another_width_are_refused(content_type: str) -> None:
+    def checked() -> None:
+        SIGNATURE.check_rows(FORMATS[content_type].read(narrow(content_type), SIGNATURE).rows, 100)
+
+    with pytest.raises(InvalidRequest) as refused:
+        checked()
+    assert refused.value.reason in ("WRONG_SHAPE", "MISSING_COLUMN", "TRUNCATED")
+
+
 CASES = [
     ("npy of objects", NPY, npy(np.array([[Bomb()] * 3], object)), "MALFORMED_NPY", "pickled objects"),
     ("a bare pickle", NPY, pickle.dumps(Bomb()), "MALFORMED_NPY", "does not begin as an .npy file"),

@@ -381,3 +381,34 @@ def test_curl_streams_a_file(start: Start, published: Path, tmp_path: Path, how:
     sample = post(service, write_rows(CSV, rows[-100:]), CSV)
     np.testing.assert_array_equal(answered[-100:], read_scores(CSV, sample.content).log_prob)
     assert len(answered) == len(rows)
+
+
+def test_a_client_that_sends_all_before_it_reads_is_answered(start: Start, published: Path) -> None:
+    service = start(published)
+    rows = np.tile(ROWS, (200, 1))
+    client = Duplex(service, BINARY, BINARY)
+    # The answer has 8 MB, more than the buffers between the two hold.
+    content = write_rows(BINARY, rows)
+    for offset in range(0, len(content), 1_000_000):
+        client.send(content[offset : offset + 1_000_000])
+    client.end()
+    assert client.next().status_code == 200
+    answered = read_scores(BINARY, client.rest()).log_prob
+    client.close()
+    assert answered.shape == (len(rows),)
+    np.testing.assert_array_equal(answered[: len(ROWS)], answered[-len(ROWS) :])
+
+
+def test_who_sends_without_reading_beyond_the_spool_is_cut_off(start: Start, published: Path) -> None:
+    service = start(published, max_spool_bytes=100_000, stream_idle_seconds=0.5)
+    content = write_rows(BINARY, np.tile(ROWS, (500, 1)))
+    client = Duplex(service, BINARY, BINARY)
+
+    def send_all() -> None:
+        for offset in range(0, len(content), 1_000_000):
+            client.send(content[offset : offset + 1_000_000])
+
+    with pytest.raises(OSError, match=r"reset|Broken pipe|timed out"):
+        send_all()
+    client.close()
+    wait_until(service, lambda: service.service.gateway._active == 0)
