@@ -64,7 +64,7 @@ bench: .venv-bench/.done ## every benchmark beside its peers, in short; nothing 
 	@$(BENCH) benchmarks/bench_kernel.py --quick
 	@$(BENCH) benchmarks/bench_quality.py
 
-bench-kernel: .venv-bench/.done ## the native code beside six other libraries, recorded (about 20 minutes)
+bench-kernel: .venv-bench/.done ## the native code beside six other libraries, recorded (a quarter of an hour)
 	@$(BENCH) benchmarks/bench_kernel.py
 
 bench-gpu: .venv-bench/.done ## the scorer on a GPU against targets, recorded; without a GPU it says so

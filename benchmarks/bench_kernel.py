@@ -28,8 +28,12 @@ from kernel.record import Record, fingerprint
 from kernel.sections import SECTIONS, Settings
 from kernel.stopwatch import Effort
 
+import flowmodel
+
 RESULTS = Path(__file__).parent / "results"
-LIBRARY = Path(__file__).parents[1] / "flowmodel"
+LIBRARY = Path(flowmodel.__file__).parent
+"""Where it is imported from, which need not be beside this file."""
+
 QUICK = Effort(seconds=0.15, rounds=3, longest=1.0)
 QUICK_STEPS = 200
 

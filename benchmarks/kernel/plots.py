@@ -48,13 +48,16 @@ def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
 
 
 def _lines(axes: Any, series: dict[str, list[tuple[float, float]]]) -> None:
+    """Ours in thick lines; of a library both directions in one colour, D passes broken and a single pass dotted."""
     axes.set(xscale="log", yscale="log")
+    libraries = list(dict.fromkeys(name.split(",")[0] for name in series))
     for name, points in series.items():
-        ours = "," not in name
+        library, _, direction = name.partition(", ")
+        style = {"": "-", "D passes": "--", "single pass": ":"}[direction]
+        colour, width = f"C{libraries.index(library)}", 1 if direction else 2
         axes.plot(
-            *zip(*points, strict=True), marker="o", markersize=3, linewidth=2 if ours else 1, label=name,
-            linestyle="-" if ours else "--" if "D passes" in name else ":",
-        )  # fmt: skip
+            *zip(*points, strict=True), style, marker="o", markersize=3, linewidth=width, color=colour, label=name
+        )
     ticks = sorted({x for points in series.values() for x, _ in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
