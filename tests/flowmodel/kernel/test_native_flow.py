@@ -164,6 +164,23 @@ def test_blocks_of_degrees_and_panels_of_units_of_every_shape(size, hidden, cont
                 np.testing.assert_array_equal(answer, of_all[part], f"{instruction_set}, {part}")
 
 
+def test_more_than_a_thousand_dimensions_one_hidden_unit_for_each():
+    torch.manual_seed(0)
+    flow = dist.Flow(normal((1100,), torch.float64), AR(MADE((1101, 1100))))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+        rows = flow.sample((70,))
+        expected = flow.log_prob(rows).numpy()
+    for instruction_set in library.available():
+        native = NativeFlow(scorer_of(flow), instruction_set)
+        answered = native.log_prob(rows.numpy())
+        np.testing.assert_allclose(answered, expected, rtol=1e-9)
+        if instruction_set != "generic":
+            for count in (1, 20):
+                np.testing.assert_array_equal(native.log_prob(rows.numpy()[:count]), answered[:count])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_row_has_the_same_bits_whatever_threads_compute_it(dtype):
     # So wide that a thread is worth its start, and no whole number of tiles.
