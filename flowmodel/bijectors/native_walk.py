@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from flowmodel.bijectors import autoregressive_maps
 from flowmodel.bijectors.affine_transformer import AffineTransformer
 from flowmodel.bijectors.degree_walk import DegreeWalk
+from flowmodel.bijectors.eager import runs_eagerly
 from flowmodel.bijectors.transformer import Transformer
 from flowmodel.kernel import library
 from flowmodel.kernel.native_layer import LayerShape, NativeLayer
@@ -33,6 +33,8 @@ _LOG = logging.getLogger(__name__)
 
 _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-8}
 """How far native results may be from torch's, as a share of their norm; rounding is some hundred times below."""
+
+_ORDINARY = (Tensor, torch.nn.Parameter)
 
 _CHECKED_ROWS = (3, 70)
 """Few rows, and more than one tile of many."""
@@ -69,7 +71,7 @@ class NativeWalk:
         Returns:
             What was wanted and the log-determinant ``[B]`` of the map taken, or ``None`` if torch has to compute them.
         """
-        if self._shape is None or not _eager():
+        if self._shape is None or not runs_eagerly():
             return None
         parameters = _parameters(made)
         if not _plain(given, context, parameters):
@@ -112,7 +114,7 @@ class _Walk(torch.autograd.Function):
         if found_bar is None and log_det_bar is None:
             return (None,) * (5 + len(wants))
         given, context, saved, *parameters = ctx.saved_tensors
-        if torch.is_grad_enabled() or not _eager() or _batched(found_bar) or _batched(log_det_bar):
+        if torch.is_grad_enabled() or not runs_eagerly() or _batched(found_bar) or _batched(log_det_bar):
             # A gradient to be differentiated again, or a batch of gradients: torch knows the way.
             return (None, None, None, *_torch_gradient(ctx, solve, given, context, parameters, found_bar, log_det_bar))
         given_bar, context_bar, gradients = ctx.native.backward(
@@ -172,9 +174,11 @@ def _apply(
     parameters: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
     given, context = given.contiguous(), None if context is None else context.contiguous()
-    parameters = [parameter.contiguous() for parameter in parameters]
-    tensors = [given, *parameters] if context is None else [given, context, *parameters]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if torch.is_grad_enabled() and (
+        given.requires_grad
+        or (context is not None and context.requires_grad)
+        or any(parameter.requires_grad for parameter in parameters)
+    ):
         function = NativePull if solve else NativePush
         result: tuple[Tensor, Tensor] = function.apply(native, made, walk, given, context, *parameters)  # type: ignore[no-untyped-call]
         return result
@@ -214,17 +218,6 @@ def _torch_gradient(
     return [None if tensor is None else next(bars) for tensor in wishes]
 
 
-def _eager() -> bool:
-    """Whether tensors are what they seem: nothing traces, batches or differentiates forward."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or forward_ad._current_level >= 0
-    )
-
-
 def _batched(adjoint: Tensor | None) -> bool:
     """Whether it is many adjoints in one, as ``torch.autograd.grad(..., is_grads_batched=True)`` gives."""
     return adjoint is not None and torch._C._functorch.is_legacy_batchedtensor(adjoint)
@@ -232,22 +225,24 @@ def _batched(adjoint: Tensor | None) -> bool:
 
 def _plain(given: Tensor, context: Tensor | None, parameters: Sequence[Tensor]) -> bool:
     """Whether there are rows, and all tensors are ordinary ones in one dtype on the CPU."""
-    tensors = [given, *parameters] if context is None else [given, context, *parameters]
     dtype = given.dtype
-    return (
-        given.shape[0] > 0
-        and dtype in _TOLERANCES
-        and all(
-            type(tensor) in (Tensor, torch.nn.Parameter) and tensor.is_cpu and tensor.dtype == dtype
-            for tensor in tensors
-        )
-    )
+    if dtype not in _TOLERANCES or given.shape[0] == 0:
+        return False
+    for tensor in (given, *parameters) if context is None else (given, context, *parameters):
+        if type(tensor) not in _ORDINARY or not tensor.is_cpu or tensor.dtype != dtype:
+            return False
+    return all(parameter.is_contiguous() for parameter in parameters)
 
 
 def _parameters(made: MADE) -> list[Tensor]:
     """As :class:`~flowmodel.kernel.native_layer.NativeLayer` wants them."""
+    # The iterators of a ParameterList take ten times as long as a look inside, which parametrisations do not stand.
+    inside = [*made.weights._parameters.values(), *made.biases._parameters.values()]
+    layers: list[Tensor] = [parameter for parameter in inside if parameter is not None]
+    if len(layers) != 2 * len(made.offsets) + 2:
+        layers = [*made.weights, *made.biases]
     rest = [weight for weight in (made.context_weight, made.skip_weight) if weight is not None]
-    return [*made.weights, *made.biases, *rest]
+    return [*layers, *rest]
 
 
 def _names(made: MADE) -> list[str]:

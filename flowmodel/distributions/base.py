@@ -24,6 +24,7 @@ from torch.distributions import (
     constraints,
 )
 
+from flowmodel.bijectors.eager import runs_eagerly
 from flowmodel.distributions.base_folded import (
     FoldedBase,
     FoldedLaplace,
@@ -32,6 +33,7 @@ from flowmodel.distributions.base_folded import (
     FoldedStudentT,
     FoldedUniform,
 )
+from flowmodel.distributions.normal_log_prob import NormalLogProb
 from flowmodel.errors import DtypeMismatchError, ExportError, PlanError
 
 _MIXTURE = "NormalMixture"
@@ -141,6 +143,11 @@ class BaseDistribution(torch.nn.Module):
             return (of_dims.sum(dims) if dims else of_dims).to(x.dtype)
         if self._foreign is not None:
             return _log_prob_or_zero_density(self._foreign, x)
+        if self.family == "Normal" and self.event_dims == 1 and x.dim() == 2 and runs_eagerly():
+            loc, scale = self._parameters_by_name().values()
+            if loc.dim() == 1 and not (loc.requires_grad or scale.requires_grad):
+                of_rows: Tensor = NormalLogProb.apply(x, loc, scale)  # type: ignore[no-untyped-call]
+                return of_rows
         log_prob = self.distribution().log_prob(x)
         if self.family == "Uniform":
             missing = torch.isnan(x)

@@ -225,6 +225,8 @@ class Flow(KeepsFloat64, WithoutClosedForms):
         """
         noise, log_det = self._pulled(value, context)
         log_prob = self.base.log_prob(noise) + log_det
+        if not self.batch_shape:
+            return log_prob
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))  # type: ignore[no-untyped-call]
 
     def rsample(self, sample_shape: SampleShape = (), context: Tensor | None = None) -> Tensor:
@@ -334,7 +336,8 @@ class Flow(KeepsFloat64, WithoutClosedForms):
         leading = leading_shape("Flow", "value", value, self.event_shape)
         device = self.context_location.device
         check_kind("value", value, self.dtype, device, any_dtype=self.bijector.takes_float64)
-        broadcast("Flow: value", leading, self.batch_shape)
+        if self.batch_shape:
+            broadcast("Flow: value", leading, self.batch_shape)
         if self._validate_args:
             check_values(value, self.support, len(self.event_shape))
         standard = self.standard_context(context)

@@ -63,15 +63,35 @@ template <typename T> struct Kept {
   }
 };
 
-// Each of `count` units of `out` plus its weights for `known` inputs times `in`, all of one tile.
+// U units and all rows of one tile.
+template <typename T, int U>
+static inline void product(const T* weight, int stride, const T* bias, const T* in, int known, T* out, int rows) {
+  constexpr int step = Register<T>::count;
+  int r = 0;
+  for (; r + VECTORS * step <= rows; r += VECTORS * step)
+    panel<T, U, VECTORS>(weight, stride, 1, bias, in + r, 0, known, out + r, rows);
+  for (; r < rows; r += step) panel<T, U, 1>(weight, stride, 1, bias, in + r, 0, known, out + r, rows);
+}
+
+// Each of `count` units of `out` plus its weights, [count][stride], for `known` inputs times `in`, all of one tile. Sums
+// that are opened start at their biases.
 template <typename T>
-static inline void add_products(const T* weight, int stride, const T* in, int known, T* out, int count, int rows) {
-  if (known <= 0) return;
-  if (rows % (VECTORS * Register<T>::count) == 0)
-    for (int r = 0; r < rows; r += VECTORS * Register<T>::count)
-      units_of<T, VECTORS>(weight, stride, in + r, known, out + r, rows, count);
-  else
-    for (int r = 0; r < rows; r += Register<T>::count) units_of<T, 1>(weight, stride, in + r, known, out + r, rows, count);
+static void add_products(const T* weight, int stride, const T* opens, const T* in, int known, T* out, int count, int rows) {
+  if (known <= 0 && !opens) return;
+  for (int u = 0; u < count; u += PANEL) {
+    const T *own = weight + (size_t)u * stride, *bias = opens ? opens + u : nullptr;
+    T* at = out + (size_t)u * rows;
+    switch (count - u) {
+      case 1: product<T, 1>(own, stride, bias, in, known, at, rows); break;
+      case 2: product<T, 2>(own, stride, bias, in, known, at, rows); break;
+      case 3: product<T, 3>(own, stride, bias, in, known, at, rows); break;
+#if PANEL > 4
+      case 4: product<T, 4>(own, stride, bias, in, known, at, rows); break;
+      case 5: product<T, 5>(own, stride, bias, in, known, at, rows); break;
+#endif
+      default: product<T, PANEL>(own, stride, bias, in, known, at, rows);
+    }
+  }
 }
 
 // The parameters of dimension t, [2][rows], and what was given, to what was wanted.
@@ -104,15 +124,13 @@ static void walk_forward(const Network<T>& net, bool solve, const Kept<T>& kept,
     for (int l = 0; l <= net.hidden; l++) {
       const int start = net.begin(l, from), count = net.begin(l, to) - start, stride = net.inputs(l);
       T* out = l == net.hidden ? outputs : kept.hidden[l] + (size_t)start * rows;
-      for (int u = 0; u < count; u++)
-        for (int r = 0; r < rows; r += lanes) store<T>(out + (size_t)u * rows + r, all<T>(net.bias[l][start + u]));
-      if (l == 0 && net.context_size)
-        add_products<T>(net.context + (size_t)start * net.context_size, net.context_size, context, net.context_size, out,
-                        count, rows);
-      add_products<T>(net.weight[l] + (size_t)start * stride, stride, l ? kept.hidden[l - 1] : kept.x,
+      add_products<T>(net.weight[l] + (size_t)start * stride, stride, net.bias[l] + start, l ? kept.hidden[l - 1] : kept.x,
                       net.known_before(l, from), out, count, rows);
+      if (l == 0 && net.context_size)
+        add_products<T>(net.context + (size_t)start * net.context_size, net.context_size, nullptr, context,
+                        net.context_size, out, count, rows);
       if (l == net.hidden && net.skips)
-        add_products<T>(net.skip + (size_t)start * net.dims, net.dims, kept.x, from, out, count, rows);
+        add_products<T>(net.skip + (size_t)start * net.dims, net.dims, nullptr, kept.x, from, out, count, rows);
     }
     for (int t = from; t < to; t++) {
       for (int l = 0; l <= net.hidden; l++) {
@@ -120,7 +138,7 @@ static void walk_forward(const Network<T>& net, bool solve, const Kept<T>& kept,
         const int before = net.known_before(l, from);
         const T* below = l ? kept.hidden[l - 1] : kept.x;
         T* out = l == net.hidden ? outputs + (size_t)2 * (t - from) * rows : kept.hidden[l] + (size_t)start * rows;
-        add_products<T>(net.weight[l] + (size_t)start * stride + before, stride, below + (size_t)before * rows,
+        add_products<T>(net.weight[l] + (size_t)start * stride + before, stride, nullptr, below + (size_t)before * rows,
                         net.known(l, t) - before, out, count, rows);
         if (l < net.hidden) {
           for (size_t i = 0; i < (size_t)count * rows; i += lanes)
@@ -128,8 +146,8 @@ static void walk_forward(const Network<T>& net, bool solve, const Kept<T>& kept,
           continue;
         }
         if (net.skips)
-          add_products<T>(net.skip + (size_t)start * net.dims + from, net.dims, kept.x + (size_t)from * rows, t - from, out,
-                          2, rows);
+          add_products<T>(net.skip + (size_t)start * net.dims + from, net.dims, nullptr, kept.x + (size_t)from * rows,
+                          t - from, out, 2, rows);
         finish_dimension<T>(net, solve, t, kept, out, given, found, log_det, rows);
       }
     }

@@ -82,6 +82,7 @@ static void transpose(const T* in, size_t in_stride, int rows, int columns, T* o
 // The weights by input, [inputs][width], for products that go from a layer to the one below.
 template <typename T> struct Transposed {
   std::vector<T*> weight;
+  std::vector<T> zeros;  // the biases that these products have not
   T *context = nullptr, *skip = nullptr;
 
   static size_t size(const Network<T>& net) {
@@ -91,6 +92,9 @@ template <typename T> struct Transposed {
   }
 
   Transposed(const Network<T>& net, T* at) {
+    int most = std::max(net.context_size, net.dims);
+    for (int l = 0; l < net.hidden; l++) most = std::max(most, net.width(l));
+    zeros.assign(most, T(0));
     auto next = [&](const T* from, int units, int inputs) {
       T* to = at;
       transpose<T>(from, inputs, units, inputs, to, units);
@@ -152,38 +156,36 @@ static void sweep_back(const Network<T>& net, const Transposed<T>& by_input, boo
   const int lanes = Lanes<T>::count, dims = net.dims, last = net.hidden;
   T* seeds = adjoints.of[last];
   // Inputs [start, start + count) of layer l, to which its units [from, to) give back.
-  auto add_back = [&](int l, int start, int count, int from, int to, T* out) {
+  auto add_back = [&](int l, bool opens, int start, int count, int from, int to, T* out) {
     const int width = net.width(l);
-    add_products<T>(by_input.weight[l] + (size_t)start * width + from, width, adjoints.of[l] + (size_t)from * rows, to - from,
-                    out, count, rows);
+    add_products<T>(by_input.weight[l] + (size_t)start * width + from, width, opens ? by_input.zeros.data() : nullptr,
+                    adjoints.of[l] + (size_t)from * rows, to - from, out, count, rows);
   };
   auto add_skipped = [&](int start, int count, int from, int to) {
     if (net.skips)
-      add_products<T>(by_input.skip + (size_t)start * 2 * dims + 2 * from, 2 * dims, seeds + (size_t)2 * from * rows,
-                      2 * (to - from), given_bar + (size_t)start * rows, count, rows);
+      add_products<T>(by_input.skip + (size_t)start * 2 * dims + 2 * from, 2 * dims, nullptr,
+                      seeds + (size_t)2 * from * rows, 2 * (to - from), given_bar + (size_t)start * rows, count, rows);
   };
   for (int to = dims; to > 0; to -= net.block) {
     const int from = std::max(0, to - net.block);
     T* back = given_bar + (size_t)from * rows;
-    std::fill(back, back + (size_t)(to - from) * rows, T(0));
-    add_back(0, from, to - from, net.begin(0, to), net.width(0), back);
+    add_back(0, true, from, to - from, net.begin(0, to), net.width(0), back);
     add_skipped(from, to - from, to, dims);
     for (int l = last - 1; l >= 0; l--) {
       const int start = net.begin(l, from), count = net.begin(l, to) - start;
       T* out = adjoints.of[l] + (size_t)start * rows;
-      std::fill(out, out + (size_t)count * rows, T(0));
-      add_back(l + 1, start, count, net.begin(l + 1, to), net.width(l + 1), out);
+      add_back(l + 1, true, start, count, net.begin(l + 1, to), net.width(l + 1), out);
     }
     for (int t = to - 1; t >= from; t--) {
       back = given_bar + (size_t)t * rows;
-      add_back(0, t, 1, net.begin(0, t + 1), net.begin(0, to), back);
+      add_back(0, false, t, 1, net.begin(0, t + 1), net.begin(0, to), back);
       add_skipped(t, 1, t + 1, to);
       seed_dimension<T>(net, solve, t, kept, found_bar, log_det_bar, back, seeds + (size_t)2 * t * rows, rows);
       for (int l = last - 1; l >= 0; l--) {
         const int start = net.begin(l, t), count = net.begin(l, t + 1) - start;
         T* out = adjoints.of[l] + (size_t)start * rows;
         const T* h = kept.hidden[l] + (size_t)start * rows;
-        add_back(l + 1, start, count, net.begin(l + 1, t), net.begin(l + 1, to), out);
+        add_back(l + 1, false, start, count, net.begin(l + 1, t), net.begin(l + 1, to), out);
         for (size_t i = 0; i < (size_t)count * rows; i += lanes)
           store<T>(out + i, load<T>(out + i) * activation_slope<T>(load<T>(h + i), net.activation));
       }

@@ -3,6 +3,7 @@
 // Compiled into the same libraries as flow.cpp. Parameters are read, and gradients written, where torch holds them. A
 // row's answer does not depend on what it is batched with; sums over rows depend on the number of threads.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -27,17 +28,29 @@ namespace {
 constexpr double WORTH_A_THREAD = 4e6;
 
 // Numbers of a group of tiles whose adjoints are kept before weight gradients are added, to stay within the cache.
-constexpr size_t GROUP = 1 << 17;
+constexpr size_t GROUP = 1 << 16;
 
-// Uninitialised numbers on a boundary of a cache line.
+// Uninitialised numbers on a boundary of a cache line. The block that a call gave back last serves the next one, for fresh
+// memory costs a page fault every few thousand bytes.
+struct Block {
+  std::unique_ptr<char[]> own;
+  size_t size;
+  explicit Block(size_t size) : own(new char[size]), size(size) {}
+};
+static std::atomic<Block*> idle{nullptr};
+
 template <typename T> class Scratch {
-  std::unique_ptr<T[]> own;
+  std::unique_ptr<Block> block;
 
  public:
   T* at;
-  explicit Scratch(size_t count) : own(new T[count + 64 / sizeof(T)]) {
-    at = (T*)(((uintptr_t)own.get() + 63) & ~(uintptr_t)63);
+  explicit Scratch(size_t count) : block(idle.exchange(nullptr)) {
+    const size_t size = count * sizeof(T) + 64;
+    if (!block || block->size < size) block.reset(new Block(size));
+    at = (T*)(((uintptr_t)block->own.get() + 63) & ~(uintptr_t)63);
   }
+  Scratch(const Scratch&) = delete;
+  ~Scratch() { delete idle.exchange(block.release()); }
 };
 
 // Cut a size up to whole cache lines.
@@ -130,12 +143,14 @@ void backward(const Network<T>& net, bool solve, const T* context, const T* save
   const size_t by_row_size = gradients ? (size_t)group * rows * Product<T>::wide : 0;
   const size_t sums_size = gradients ? lines<T>(layout.size) : 0;
   const size_t step = lines<T>(group * (adjoints_size + contexts_size) + by_row_size) + bars_size;
-  Scratch<T> weights(Transposed<T>::size(net)), scratch(step * tiles.threads), sums(sums_size * tiles.threads);
-  const Transposed<T> by_input(net, weights.at);
+  const size_t weights_size = lines<T>(Transposed<T>::size(net));
+  Scratch<T> scratch(weights_size + (sums_size + step) * tiles.threads);
+  const Transposed<T> by_input(net, scratch.at);
+  T *sums = scratch.at + weights_size, *rest = sums + sums_size * tiles.threads;
   fan_out(tiles.threads, [&](int thread) {
-    T *bars = scratch.at + step * thread, *back = bars + (size_t)size * rows, *log_det = back + (size_t)size * rows;
+    T *bars = rest + step * thread, *back = bars + (size_t)size * rows, *log_det = back + (size_t)size * rows;
     T *of_context = log_det + rows, *adjoints_at = bars + bars_size, *contexts = adjoints_at + group * adjoints_size;
-    T *by_row = contexts + group * contexts_size, *own = sums.at + sums_size * thread;
+    T *by_row = contexts + group * contexts_size, *own = sums + sums_size * thread;
     std::fill(own, own + sums_size, T(0));
     const int64_t stop = tiles.first(thread + 1);
     for (int64_t base = tiles.first(thread); base < stop; base += group) {
@@ -152,8 +167,8 @@ void backward(const Network<T>& net, bool solve, const T* context, const T* save
         sweep_back<T>(net, by_input, solve, kept, bars, log_det, back, adjoints, rows);
         if (given_bar) give<T>(back, size, net.order, used, rows, given_bar + start * size);
         if (context_bar) {
-          std::fill(of_context, of_context + contexts_size, T(0));
-          add_products<T>(by_input.context, net.width(0), adjoints.of[0], net.width(0), of_context, net.context_size, rows);
+          add_products<T>(by_input.context, net.width(0), by_input.zeros.data(), adjoints.of[0], net.width(0), of_context,
+                          net.context_size, rows);
           give<T>(of_context, net.context_size, nullptr, used, rows, context_bar + start * net.context_size);
         }
         if (gradients && net.context_size)
@@ -178,11 +193,11 @@ void backward(const Network<T>& net, bool solve, const T* context, const T* save
   if (!gradients) return;
   const int layers = net.hidden + 1;
   auto finish_at = [&](size_t product, int place) {
-    finish<T>(layout.products[product], sums.at + layout.offset[product], sums_size, tiles.threads, (T*)gradients[place]);
+    finish<T>(layout.products[product], sums + layout.offset[product], sums_size, tiles.threads, (T*)gradients[place]);
   };
   for (int l = 0; l < layers; l++) {
     finish_at(l, l);
-    finish_bias<T>(sums.at + layout.bias_offset[l], sums_size, net.width(l), tiles.threads, (T*)gradients[layers + l]);
+    finish_bias<T>(sums + layout.bias_offset[l], sums_size, net.width(l), tiles.threads, (T*)gradients[layers + l]);
   }
   if (net.context_size) finish_at(layers, 2 * layers);
   if (net.skips) finish_at(layout.products.size() - 1, 2 * layers + 1);

@@ -275,3 +275,29 @@ def _marginals(name, module):
 
 def _mixture_cdf(weights, loc, scale):
     return lambda x: (scipy.stats.norm.cdf(x[:, None], loc, scale) * weights).sum(1)
+
+
+def test_the_normal_log_density_has_every_derivative_that_torch_gives_it():
+    loc, scale = torch.randn(3, dtype=torch.float64), torch.rand(3, dtype=torch.float64) + 0.5
+    normal = Independent(Normal(loc, scale), 1)
+    own = BaseDistribution(normal)
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    assert "NormalLogProb" in own.log_prob(x).grad_fn.name()
+    assert torch.autograd.gradcheck(own.log_prob, x)
+    assert torch.autograd.gradgradcheck(own.log_prob, x)
+    rows = x.detach()
+    for take in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        expected = torch.func.vmap(take(normal.log_prob))(rows)
+        torch.testing.assert_close(torch.func.vmap(take(own.log_prob))(rows), expected)
+    expected = torch.autograd.functional.jacobian(normal.log_prob, rows)
+    torch.testing.assert_close(torch.autograd.functional.jacobian(own.log_prob, rows, vectorize=True), expected)
+
+
+def test_a_location_and_scale_that_learn_get_their_gradients():
+    own = BaseDistribution(Independent(Normal(torch.zeros(3), torch.ones(3)), 1))
+    own.loc.requires_grad_()
+    own.scale.requires_grad_()
+    x = torch.randn(50, 3)
+    own.log_prob(x).sum().backward()
+    torch.testing.assert_close(own.loc.grad, x.sum(0))
+    torch.testing.assert_close(own.scale.grad, (x.square() - 1).sum(0))
