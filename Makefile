@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ENGINE ?= torchserve
 STORE ?= model_store
+CASES ?= 1000000
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALL := $(BIN)/python $(PIP)
 BENCH := .venv-bench/bin/python
@@ -15,7 +16,7 @@ BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test lint bench bench-kernel bench-gpu bench-quality clean
+.PHONY: help serve train-export test fuzz lint bench bench-kernel bench-gpu bench-quality clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,6 +47,9 @@ train-export: $(VENV)/.serve ## train on DATA=file and publish the next version 
 
 test: $(VENV)/.dev ## run every test, the real TorchServe included
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.dev ## try CASES=1000000 cases on every method, address and reader (about an hour)
+	$(BIN)/python -m pytest tests/service/fuzz --fuzz-cases $(CASES) --timeout 0
 
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .

@@ -11,6 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent / "flowmodel"))
 sys.path.insert(0, str(Path(__file__).parent / "oracles"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How long to fuzz: a few seconds unless asked for more, as `make fuzz` does."""
+    parser.addoption("--fuzz-cases", type=int, default=3000, help="cases of all kinds of fuzzing together")
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch = sys.modules.get("torch")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -11,11 +13,13 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import DecodeError
 
-from service.errors import InvalidRequest, ServiceError
+from service.errors import InternalError, InvalidRequest, ServiceError
 from service.metrics import Metrics
 from service.request_id import HEADER, identify
 from service.rpc.status import to_status
 from service.security.admission import Admission
+
+log = logging.getLogger(__name__)
 
 _OPEN = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 """Services that answer without a token: probes have none, and what reflection tells is published with the source."""
@@ -77,8 +81,8 @@ class Gate:
             try:
                 with self._admitted(context) if guarded else contextlib.nullcontext():
                     return await answer(request(given), context)
-            except ServiceError as error:
-                await context.abort_with_status(to_status(error))
+            except Exception as error:
+                await _abort(context, method, error)
 
         async def many(given: Any, context: Any) -> AsyncIterator[Any]:
             _identify(context)
@@ -87,8 +91,8 @@ class Gate:
                     async with contextlib.aclosing(answer(request(given), context)) as messages:
                         async for message in messages:
                             yield message
-            except ServiceError as error:
-                await context.abort_with_status(to_status(error))
+            except Exception as error:
+                await _abort(context, method, error)
 
         # A method that streams may be a generator, or write to its context.
         behaviour: Callable[..., Any] = many if inspect.isasyncgenfunction(answer) else one
@@ -110,6 +114,24 @@ class _GatedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
         found = self._handler.service(handler_call_details)
         return None if found is None else self._gated(handler_call_details.method, found)
+
+
+async def _abort(context: Any, method: str, error: Exception) -> None:
+    """End a call with what went wrong; what nobody foresaw goes into the log, and its name alone to the caller."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, grpc.aio.InternalError):
+        # The caller left, so that nothing can be sent.
+        raise asyncio.CancelledError from error
+    if isinstance(error, NotImplementedError):
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not implemented here")
+    if not isinstance(error, ServiceError):
+        log.error("%s failed unexpectedly", method, exc_info=error)
+        error = InternalError("INTERNAL", f"the gateway failed: {type(error).__name__}; its log says more")
+    try:
+        await context.abort_with_status(to_status(error))
+    except grpc.aio.InternalError as gone:
+        raise asyncio.CancelledError from gone
 
 
 def _handler(like: grpc.RpcMethodHandler, behaviour: Callable[..., Any]) -> grpc.RpcMethodHandler:

@@ -74,7 +74,7 @@ class _Reader:
             self._above += text.count(b"\n") - rows.count(b"\n")
             text = rows
         first_line, self._above = self._above + 1, self._above + text.count(b"\n")
-        if not text.strip():
+        if not text.strip(b"\r\n"):
             return []
         errors: list[RowError] = []
         values = _read_fast(text, self._columns, self._wanted)
@@ -166,6 +166,9 @@ def _read_fast(data: bytes, columns: Sequence[str], wanted: Sequence[str]) -> Fl
         return None
     if any(column.null_count for column in table.columns):
         return None
+    if b'"' in data and table.num_rows != sum(map(bool, data.splitlines())):
+        # A line break between quotes, which would be in one row or between two, depending on where a block ends.
+        return None
     values = np.empty((table.num_rows, len(wanted)), np.float64)
     for index, column in enumerate(table.columns):
         values[:, index] = column.to_numpy()
@@ -194,7 +197,8 @@ def _read_rows(
 
 def _row(line: bytes, columns: Sequence[str], places: Sequence[int]) -> list[float]:
     """The wanted numbers of one line; each line stands alone, so an open quote spoils no other."""
-    cells = next(csv.reader([line.decode("utf-8")]))
+    # What is no UTF-8 is no number either, and does not matter in a column that nobody wants.
+    cells = next(csv.reader([line.decode("utf-8", "replace")]))
     if len(cells) != len(columns):
         raise ValueError(f"{len(cells)} columns given; {len(columns)} expected")
     values = []

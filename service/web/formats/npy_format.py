@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from service.web.formats.format import Table, columns_of, joined, no_rows
 
 _MAGIC = np.lib.format.MAGIC_PREFIX
 _MOST_HEADER_BYTES = 10_000
+_NUMBERS = re.compile(r"[<>=|]?[?bBhHiIlLqQefdgcuOSUVMm]\d{0,4}")
 
 
 class NpyFormat:
@@ -114,7 +116,12 @@ def _described(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         text = header[10 if header[6] == 1 else 12 :].decode("utf-8")
         values = ast.literal_eval(text.strip())
         shape, fortran_order = values["shape"], values["fortran_order"]
-        dtype: np.dtype[Any] = np.lib.format.descr_to_dtype(values["descr"])
+        descr = values["descr"]
+        # Of the other kinds of text, some make numpy warn; a list describes a record, which is no number.
+        if not isinstance(descr, str) or not _NUMBERS.fullmatch(descr):
+            text = f"numbers of {str(descr)[:40]} given; float32 or float64 expected"
+            raise InvalidRequest.of("WRONG_TYPE", "body", text)
+        dtype: np.dtype[Any] = np.dtype(descr)
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
         raise _malformed("its header is no description of an array") from None
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):

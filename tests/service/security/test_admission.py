@@ -190,6 +190,16 @@ def test_bytes_that_are_no_message_are_told_so(start: Start, published: Path, ca
     assert not caplog.records
 
 
+def test_a_method_that_the_library_only_declares_is_no_failure(
+    start: Start, published: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = start(published)
+    with grpc.insecure_channel(service.grpc) as channel:
+        call = channel.unary_unary("/grpc.health.v1.Health/List").future(b"", timeout=10)
+        assert call.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_an_open_service_on_a_network_says_so_once(
     start: Start, published: Path, caplog: pytest.LogCaptureFixture, host: str
