@@ -16,7 +16,7 @@ BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test fuzz lint bench bench-kernel bench-gpu bench-quality clean
+.PHONY: help serve train-export test fuzz audit lint bench bench-kernel bench-gpu bench-quality clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,17 @@ test: $(VENV)/.dev ## run every test, the real TorchServe included
 fuzz: $(VENV)/.dev ## try CASES=1000000 cases on every method, address and reader (about an hour)
 	$(BIN)/python -m pytest tests/service/fuzz --fuzz-cases $(CASES) --timeout 0
 
+# In an environment of its own, which is none of constraints.txt's business. Strict: a package that PyPI could not be asked
+# about is a failure, and not one that is fine.
+.venv-audit/.done:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	@touch $@
+
+audit: .venv-audit/.done ## look every pinned package up among the known vulnerabilities (asks pypi.org)
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt \
+	  || { echo "audit: vulnerable packages are listed above; where there are none, pypi.org could not be asked" >&2; exit 1; }
+
 lint: $(VENV)/.dev ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -78,4 +89,4 @@ bench-quality: .venv-bench/.done ## held-out likelihood beside zuko, nflows and 
 	@$(BENCH) benchmarks/bench_quality.py --full
 
 clean: ## remove the virtual environment and the caches; published models stay
-	rm -rf $(VENV) .venv-bench .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info
