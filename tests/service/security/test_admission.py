@@ -106,6 +106,34 @@ def test_an_address_wants_its_scope(guarded: Guarded, path: str, scope: str) -> 
     assert answer.headers["www-authenticate"] == challenge
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ({"inputs": [{"name": "rows", "shape": [2, 3], "datatype": "FP32", "data": [0.0] * 6}]}, "score"),
+        ({"inputs": [], "parameters": {"count": 2}}, "sample"),
+    ],
+)
+def test_open_inference_wants_the_scope_of_what_it_is_asked(
+    guarded: Guarded, body: dict[str, Any], wanted: str, scope: str
+) -> None:
+    address = f"{guarded.http}/v2/models/wine/infer"
+    answer = httpx.post(address, json=body, headers={"Authorization": f"Bearer {guarded.secrets[scope]}"})
+    assert answer.status_code == (200 if scope == wanted else 403)
+    assert httpx.post(address, json=body).status_code == 401
+
+
+def test_open_inference_asks_its_probes_for_no_token(guarded: Guarded) -> None:
+    assert fetch(guarded, "/v2/health/ready", None).status_code == 200
+    with grpc.insecure_channel(guarded.grpc) as channel:
+        codes = {
+            method: channel.unary_unary(f"/inference.GRPCInferenceService/{method}").future(b"", timeout=20).code()
+            for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelInfer")
+        }
+    assert codes["ServerLive"] is codes["ServerReady"] is grpc.StatusCode.OK
+    assert codes["ServerMetadata"] is codes["ModelInfer"] is grpc.StatusCode.UNAUTHENTICATED
+
+
 @pytest.mark.parametrize(
     ("token", "reason", "challenge"),
     [
