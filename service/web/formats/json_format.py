@@ -100,7 +100,7 @@ def numbers(value: Any, field: str, width: int) -> FloatArray:
         raise InvalidRequest.of("WRONG_TYPE", field, f"{_shown(value)} given; a list of rows expected, as [[1, 2]]")
     try:
         array = np.asarray(value)
-        if array.dtype.kind in "fiu":
+        if array.dtype.kind in "fiu" and not _has_truths(value):
             return array.astype(np.float64)
     except ValueError:
         # Rows of different lengths; which ones is found out below.
@@ -113,6 +113,11 @@ def numbers(value: Any, field: str, width: int) -> FloatArray:
         return np.asarray(parsed, dtype=np.float64)
     except ValueError:
         raise InvalidRequest("WRONG_SHAPE", _ragged(value, field, width)) from None
+
+
+def _has_truths(value: list[Any]) -> bool:
+    """Whether there is a true or a false in nested lists, which numpy would take for 1 and 0 among numbers."""
+    return any(map(_has_truths, value)) if value and isinstance(value[0], list) else bool in set(map(type, value))
 
 
 def _parse(value: Any, path: str, violations: list[Violation]) -> Any:

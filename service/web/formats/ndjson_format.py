@@ -71,8 +71,12 @@ class _Reader:
         # So that no row reaches over a line's end, and each line is one value when there are as many values as lines.
         if not all(text.startswith((b"[", b"{")) and text.endswith((b"]", b"}")) for text in texts):
             return None
+        whole = b"[" + b",".join(texts) + b"]"
+        if b"true" in whole or b"false" in whole:
+            # Among numbers, numpy would take them for 1 and 0.
+            return None
         try:
-            rows = orjson.loads(b"[" + b",".join(texts) + b"]")
+            rows = orjson.loads(whole)
             if rows and isinstance(rows[0], dict):
                 rows = [[row[name] for name in self._columns] for row in rows]
             values = np.asarray(rows)
@@ -80,8 +84,8 @@ class _Reader:
             return None
         if not rows:
             return np.empty((0, len(self._columns)))
-        whole = values.shape == (len(texts), len(self._columns))
-        return values.astype(np.float64) if whole and values.dtype.kind in "fiu" else None
+        complete = values.shape == (len(texts), len(self._columns))
+        return values.astype(np.float64) if complete and values.dtype.kind in "fiu" else None
 
     def _row_by_row(self, lines: Sequence[bytes], first_line: int) -> tuple[FloatArray, list[RowError]]:
         rows: list[list[float]] = []

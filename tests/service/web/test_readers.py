@@ -206,6 +206,13 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("size", [1, 4096])
+def test_a_truth_among_numbers_is_no_number(size: int) -> None:
+    table = read(NDJSON, b"[1, 2, false]\n[1, 2, 3]\n", size)
+    assert [error.row for error in table.unreadable] == [0]
+    assert "gamma is false; a number expected" in table.unreadable[0].message
+
+
 @pytest.mark.parametrize("size", [5, 4096, 1 << 21])
 @pytest.mark.parametrize(
     ("content_type", "body", "reason", "text"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
