@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
-from conftest import Running, Start, publish
+from conftest import Loop, Running, Start, publish, running
+from faults import FaultyEngine
+from gates import engine_held, wait_for_call, wait_until
 
 from flowmodel.artefact.rollout import Rollout
 from flowmodel.artefact.store import ModelStore
 from flowmodel.runtime.scoring import Scorer
+from service.engines.engine import ModelKey
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1.density_service_pb2_grpc import DensityServiceStub
 from service.tensors import decode, encode
@@ -66,11 +72,32 @@ class Load:
 
 
 def test_publishing_pinning_rolling_back_and_retiring_lose_nothing(start: Start, store: Path, rows: np.ndarray) -> None:
-    service = start(store, store_poll_seconds=3600, threads=2)
+    service = start(store, faults=True, store_poll_seconds=3600, threads=2)
     swap_under_load(service, store, rows)
 
 
-def swap_under_load(service: Running, store: Path, rows: np.ndarray) -> None:
+def test_the_same_behind_torchserve(loop: Loop, published: Path, tmp_path: Path, rows: np.ndarray) -> None:
+    store = Path(shutil.copytree(published, tmp_path / "store", ignore=lambda *_: ["pair"]))
+    with running(loop, store, engine="torchserve", store_poll_seconds=3600) as service:
+        swap_under_load(service, store, rows, rounds=1)
+
+
+@contextlib.contextmanager
+def in_use(service: Running, version: int) -> Iterator[None]:
+    """The request of every client is with this version until this ends, if its engine can be held."""
+    engine = service.service.engine
+    if not isinstance(engine, FaultyEngine):
+        yield
+        return
+    engine.held = {ModelKey("wine", version)}
+    with engine_held(service):
+        wait_for_call(service)
+        wait_until(service, lambda: service.service.gateway._active == CLIENTS)
+        yield
+    engine.held = set()
+
+
+def swap_under_load(service: Running, store: Path, rows: np.ndarray, rounds: int = 2) -> None:
     holds = ModelStore(store)
     rollout = Rollout(holds, "wine")
     load = Load(service.grpc, rows)
@@ -80,13 +107,21 @@ def swap_under_load(service: Running, store: Path, rows: np.ndarray) -> None:
         load.wait_for_everybody_to_meet(expected)
 
     look("2")
-    for number in range(2):
+    for number in range(rounds):
         version = publish(store, "wine", seed=20 + number)
         look(str(version))
         rollout.rollback()
         look(str(version - 1))
         rollout.default(version)
         look(str(version))
+        for _ in range(2 * rounds):
+            with in_use(service, version):
+                rollout.retire(version, force=True)
+                service.run(service.service.watcher.look())
+            look(str(version - 1))
+            rollout.restore(version)
+            rollout.default(version)
+            look(str(version))
         rollout.retire(version - 1)
         look(str(version))
         rollout.default(None)
