@@ -257,7 +257,7 @@ def test_a_body_without_a_length_is_refused_when_it_gets_too_long(wine: Running)
     ("headers", "status", "text"),
     [
         ({"Accept": "image/png"}, 406, "image/png given; answers are written as application/json, text/csv"),
-        ({"Content-Encoding": "gzip"}, 415, "gzip given; bodies are read as they are"),
+        ({"Content-Encoding": "br"}, 415, "br given; bodies are read as they are"),
         ({"Request-Timeout": "soon"}, 400, "'soon' given; a positive number of seconds expected"),
     ],
 )
