@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 OURS = {"flowmodel"}
 TOOLS = {"pip", "setuptools", "wheel"}
 """Come with the environment itself."""
-WITHOUT_DEPENDENCIES = {"flowtorch", "nflows", "umnn", "zuko"}
+WITHOUT_DEPENDENCIES = {"flowtorch", "nflows", "tritonclient", "umnn", "zuko"}
 """Peers, see the Makefile."""
 
 
