@@ -28,3 +28,7 @@ def computed_by(request, monkeypatch):
     """What computes affine autoregressive layers: native code where there is a compiler, or torch alone."""
     monkeypatch.setenv("FLOWMODEL_NATIVE", "1" if request.param == "native" else "0")
     return request.param
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fault-rounds", type=int, default=1, help="how often tests/faults injects each fault")

@@ -1,0 +1,59 @@
+"""TorchServe's processes are killed and stopped under load: our client sees nothing of it, others a proper error."""
+
+from __future__ import annotations
+
+import signal
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from load import Load, check_right
+from served import Served, wait_until
+
+LOST = {"OK", "UNAVAILABLE"}
+
+
+def serving(served: Served) -> bool:
+    with grpc.insecure_channel(served.grpc) as channel:
+        request = health_pb2.HealthCheckRequest(service="density.v1.DensityService")
+        status = health_pb2_grpc.HealthStub(channel).Check(request, timeout=10).status
+    return status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("victim", ["worker", "jvm"])
+def test_a_process_that_is_killed_is_hidden_by_retries(serve, store, rounds, victim):
+    served = serve("torchserve")
+    hidden, bare = Load(served.grpc, retries=True), Load(served.grpc, clients=2)
+    for _ in range(rounds):
+        hidden.wait_for(20)
+        assert served.kill(victim) >= 1
+        bare.wait_for(1, "UNAVAILABLE")
+        # Answered again, by both, after the engine came back.
+        bare.wait_for(20, "OK")
+        hidden.wait_for(20)
+        wait_until(lambda: serving(served), "health is SERVING again")
+    answers, seen = hidden.stop(), bare.stop()
+    assert {answer.code for answer in answers} == {"OK"}
+    assert {answer.code for answer in seen} == LOST
+    assert all(answer.hint for answer in seen if answer.code == "UNAVAILABLE"), "it says when to come back"
+    check_right(hidden, store, answers)
+    check_right(bare, store, seen)
+
+
+def test_an_engine_that_hangs_costs_the_deadline_and_no_more(serve, store, rounds):
+    served = serve("torchserve")
+    load = Load(served.grpc, timeout=0.5)
+    for _ in range(rounds):
+        load.wait_for(20, "OK")
+        workers = served.children("worker")
+        for worker in workers:
+            worker.send_signal(signal.SIGSTOP)
+        try:
+            load.wait_for(2, "DEADLINE_EXCEEDED")
+        finally:
+            for worker in workers:
+                worker.send_signal(signal.SIGCONT)
+        load.wait_for(20, "OK")
+    answers = load.stop()
+    assert {answer.code for answer in answers} <= {"OK", "DEADLINE_EXCEEDED"}
+    check_right(load, store, answers)
