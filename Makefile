@@ -16,7 +16,7 @@ BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test fuzz audit lint bench bench-kernel bench-gpu bench-quality clean
+.PHONY: help serve train-export test test-faults fuzz audit lint bench bench-kernel bench-gpu bench-quality clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -47,6 +47,9 @@ train-export: $(VENV)/.serve ## train on DATA=file and publish the next version 
 
 test: $(VENV)/.dev ## run every test, the real TorchServe included
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.dev ## kill, stop, break and overload the service under load, each fault five times
+	$(BIN)/python -m pytest tests/faults --fault-rounds 5
 
 fuzz: $(VENV)/.dev ## try CASES=1000000 cases on every method, address and reader (about an hour)
 	$(BIN)/python -m pytest tests/service/fuzz --fuzz-cases $(CASES) --timeout 0

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+REPEATED = ("UNAVAILABLE", "CANCELLED")
+"""The statuses worth repeating a call for, and safe to: calls are idempotent, since a sample carries its seed. gRPC
+says CANCELLED, where nobody here did cancel, of a call that had reached a service's socket when that was closed."""
+
 RETRIES = {
     "maxAttempts": 5,
     "initialBackoff": "0.3s",
     "maxBackoff": "5s",
     "backoffMultiplier": 3,
-    "retryableStatusCodes": ["UNAVAILABLE"],
+    "retryableStatusCodes": list(REPEATED),
 }
-"""Only UNAVAILABLE is safe and useful to repeat: every call here is idempotent, since a sample carries its seed."""
 
 
 def channel_options() -> list[tuple[str, Any]]:

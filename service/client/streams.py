@@ -12,6 +12,7 @@ import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from service.client.channel import REPEATED
 from service.client.errors import InternalServiceError, from_rpc_error
 from service.client.messages import (
     FloatArray,
@@ -100,7 +101,7 @@ class Resumption:
         if not isinstance(error, grpc.RpcError):
             raise InternalServiceError("INTERNAL", "the service ended the stream before it was answered") from None
         self._failures += 1
-        if error.code() is not grpc.StatusCode.UNAVAILABLE or self._failures > RESUMPTIONS:
+        if error.code().name not in REPEATED or self._failures > RESUMPTIONS:
             raise from_rpc_error(error) from None
         pause: float = _FIRST_PAUSE_SECONDS * 3 ** (self._failures - 1)
         return pause * (0.8 + 0.4 * secrets.randbelow(1000) / 1000)

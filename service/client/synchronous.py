@@ -43,8 +43,9 @@ class DensityClient:
         tls: ``True`` for TLS with the usual authorities, or a :class:`~service.client.TLS`; plain text without.
         credentials: channel credentials of another kind, instead of ``tls``.
 
-    Every method raises a :class:`~service.client.DensityError` when it is not answered. UNAVAILABLE is retried, up to
-    five times with growing pauses. In asyncio use :class:`AsyncDensityClient`.
+    Every method raises a :class:`~service.client.DensityError` when it is not answered. UNAVAILABLE is retried, and
+    CANCELLED where this side did not cancel, up to five times with growing pauses. In asyncio use
+    :class:`AsyncDensityClient`.
     """
 
     def __init__(

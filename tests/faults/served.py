@@ -51,16 +51,16 @@ class Served:
         assert addresses, f"{ready!r} {self.errors}"
         self.grpc, self.http = addresses.groups()
 
-    def kill(self, name: str) -> int:
-        """Kill the JVM, or the workers, as the kernel would for want of memory; how many there were."""
+    def kill(self, name: str) -> set[psutil.Process]:
+        """Kill the JVM, or the workers, as the kernel would for want of memory; who they were."""
         victims = self.children(name)
         for victim in victims:
             victim.kill()
-        return len(victims)
+        return victims
 
-    def children(self, name: str) -> list[psutil.Process]:
+    def children(self, name: str) -> set[psutil.Process]:
         """The processes below the service of this kind: ``jvm`` or ``worker``."""
-        found = []
+        found = set()
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 line = " ".join(child.cmdline())
@@ -68,7 +68,7 @@ class Served:
                 continue
             kind = "worker" if "model_service_worker" in line else "jvm" if "org.pytorch.serve" in line else ""
             if kind == name:
-                found.append(child)
+                found.add(child)
         return found
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:

@@ -39,15 +39,40 @@ def metric(served: Served, name: str) -> float:
     return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
-@pytest.fixture
-def served(serve):
-    return serve()
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store for one service that all of these clients meet."""
+    store = tmp_path_factory.mktemp("clients") / "store"
+    publish(store, 1)
+    return store
+
+
+@pytest.fixture(scope="module")
+def served(store):
+    served = Served(store, "inprocess", stream_idle_seconds=1, request_head_seconds=1, default_timeout_seconds=3)
+    yield served
+    served.close()
 
 
 @pytest.fixture
 def load(served):
     """Others, who are to notice nothing."""
     return Load(served.grpc, clients=2)
+
+
+@pytest.fixture
+def serve_slow(tmp_path):
+    """Starts a service of a model that takes its time, with its store."""
+    started = []
+
+    def begin(**settings):
+        publish(tmp_path / "slow", 2, width=256)
+        started.append(Served(tmp_path / "slow", "inprocess", **settings))
+        return started[-1], tmp_path / "slow"
+
+    yield begin
+    for served in started:
+        served.close()
 
 
 def others_are_answered(load: Load, store) -> None:
@@ -61,7 +86,7 @@ def all_is_well(served: Served, load: Load, store) -> None:
     others_are_answered(load, store)
     wait_until(lambda: metric(served, "density_inflight_requests") == 0, "no request is under way any more")
     wait_until(lambda: metric(served, "density_queue_rows") == 0, "no row waits any more")
-    assert not any("Traceback" in line for line in served.errors), served.errors
+    assert not any("Traceback" in line for line in served.errors), "\n".join(served.errors)
 
 
 def test_a_client_that_is_killed(served, load, store, rounds):
@@ -113,9 +138,11 @@ def test_half_a_message_and_then_silence_or_the_end(served, load, store, half, p
     for connection in silent:
         connection.sendall(half)
     silent.pop().close()
-    all_is_well(served, load, store)
-    for connection in silent:
-        connection.close()
+    try:
+        all_is_well(served, load, store)
+    finally:
+        for connection in silent:
+            connection.close()
 
 
 @pytest.mark.parametrize("engine", ["inprocess", "torchserve"])
@@ -130,9 +157,8 @@ def test_one_poisoned_request_in_each_batch_spoils_its_own_row_alone(serve, stor
         check_right(load, store, answers)
 
 
-def test_a_queue_ten_times_oversubscribed_refuses_at_once_and_answers_the_rest(serve, store, tmp_path):
-    publish(store, 2, width=256)
-    served = serve(max_queue_rows=2000, max_rows_per_batch=500, threads=1)
+def test_a_queue_ten_times_oversubscribed_refuses_at_once_and_answers_the_rest(serve_slow):
+    served, store = serve_slow(max_queue_rows=2000, max_rows_per_batch=500, threads=1)
     crowd = Load(served.grpc, clients=40, rows=500)
     crowd.wait_for(3)
     answers = crowd.stop()
@@ -144,9 +170,8 @@ def test_a_queue_ten_times_oversubscribed_refuses_at_once_and_answers_the_rest(s
     assert metric(served, "density_rejected_total") == len(refused)
 
 
-def test_deadlines_shorter_than_the_queue_cost_the_engine_nothing(serve, store):
-    publish(store, 2, width=256)
-    served = serve(max_rows_per_batch=500, threads=1)
+def test_deadlines_shorter_than_the_queue_are_kept_and_the_patient_are_answered(serve_slow):
+    served, store = serve_slow(max_rows_per_batch=500, threads=1)
     patient, hasty = Load(served.grpc, clients=8, rows=2000), Load(served.grpc, clients=8, rows=2000, timeout=0.005)
     hasty.wait_for(5, "DEADLINE_EXCEEDED")
     patient.wait_for(5, "OK")

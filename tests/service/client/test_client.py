@@ -156,11 +156,12 @@ class Flaky(DensityServiceServicer):
     ("failures", "code", "answered", "calls"),
     [
         (2, grpc.StatusCode.UNAVAILABLE, True, 3),
+        (1, grpc.StatusCode.CANCELLED, True, 2),
         (1, grpc.StatusCode.RESOURCE_EXHAUSTED, False, 1),
         (1, grpc.StatusCode.INTERNAL, False, 1),
     ],
 )
-def test_unavailable_is_retried_and_nothing_else(failures, code, answered, calls):
+def test_what_the_service_being_away_leads_to_is_retried_and_nothing_else(failures, code, answered, calls):
     flaky = Flaky(failures, code)
     server = grpc.server(futures.ThreadPoolExecutor(2))
     add_DensityServiceServicer_to_server(flaky, server)
