@@ -12,8 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent / "oracles"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How long to fuzz: a few seconds unless asked for more, as `make fuzz` does."""
+    """How long to fuzz, and how often to break things: a few seconds unless asked for more, as the Makefile does."""
     parser.addoption("--fuzz-cases", type=int, default=3000, help="cases of all kinds of fuzzing together")
+    parser.addoption("--fault-rounds", type=int, default=1, help="how often tests/faults injects each fault")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +29,3 @@ def computed_by(request, monkeypatch):
     """What computes affine autoregressive layers: native code where there is a compiler, or torch alone."""
     monkeypatch.setenv("FLOWMODEL_NATIVE", "1" if request.param == "native" else "0")
     return request.param
-
-
-def pytest_addoption(parser):
-    parser.addoption("--fault-rounds", type=int, default=1, help="how often tests/faults injects each fault")

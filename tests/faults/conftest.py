@@ -7,14 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-
-import flowmodel
-import flowmodel.bijectors as bij
-import flowmodel.distributions as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from publishing import publish
 from served import Served
 
 
@@ -22,18 +18,6 @@ from served import Served
 def rounds(request: pytest.FixtureRequest) -> int:
     """How often each fault is injected: once in ``make test``, more often in ``make test-faults``."""
     return int(request.config.getoption("--fault-rounds"))
-
-
-def publish(store: Path, seed: int, *, width: int = 32) -> int:
-    """Publish another version of ``wine``; another seed is another flow, a greater width a slower one."""
-    torch.manual_seed(seed)
-    base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(3), torch.ones(3)), 1)
-    network = flowmodel.parameters.DenseAutoregressive((width, width))
-    flow = dist.Flow(base, bij.Compose([bij.AffineAutoregressive(network), bij.Permute(), bij.Affine()]))
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return flowmodel.publish(flow, store, "wine").version
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import grpc
 import httpx
 import numpy as np
 import pytest
-from conftest import publish
 from load import Load, check_right
 from prometheus_client.parser import text_string_to_metric_families
+from publishing import publish
 from served import Served, wait_until
 
 from service.generated.density.v1 import density_service_pb2 as pb

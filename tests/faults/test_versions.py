@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import publish
 from load import Load, check_right
+from publishing import publish
 
 ENGINES = ("inprocess", "torchserve")
 
