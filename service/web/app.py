@@ -115,13 +115,14 @@ async def _landing(request: Request) -> Response:
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """What the router itself refuses, in the form of every other error."""
+    """What the router itself refuses, in the form of every other error below that address."""
     path = request.url.path
+    answer_to = refused if path.startswith("/v2/") else error_answer
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         text = f"{request.method} given; {path} takes {allowed}"
-        answer = error_answer(MethodNotAllowed("METHOD_NOT_ALLOWED", [Violation("method", text)]))
+        answer = answer_to(MethodNotAllowed("METHOD_NOT_ALLOWED", [Violation("method", text)]))
         answer.headers["Allow"] = allowed
         return answer
     text = f"nothing at {path}; /docs shows what there is"
-    return error_answer(NotFound("PATH_NOT_FOUND", text, resource_type="path", resource_name=path))
+    return answer_to(NotFound("PATH_NOT_FOUND", text, resource_type="path", resource_name=path))

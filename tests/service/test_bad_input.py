@@ -241,6 +241,19 @@ def test_http_addresses_that_are_not_there(wine: Running, method: str, path: str
     assert text in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("POST", "/v2/models/wine/versions/:1/infer", 404, "nothing at /v2/models/wine/versions/:1/infer"),
+        ("GET", "/v2/models/wine/infer", 405, "GET given; /v2/models/wine/infer takes POST"),
+    ],
+)
+def test_open_inference_says_so_in_its_own_form(wine: Running, method: str, path: str, status: int, text: str) -> None:
+    answer = httpx.request(method, wine.http + path)
+    assert answer.status_code == status
+    assert text in answer.json()["error"]
+
+
 def test_a_body_without_a_length_is_refused_when_it_gets_too_long(wine: Running) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(64):
