@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -40,6 +42,9 @@ def training_processes(device: str) -> Iterator[tuple[torch.device, int]]:
     group.init_process_group("nccl" if uses_gpu else "gloo")
     try:
         yield chosen, rank
+        if rank:
+            # Process 0 goes on to publish; the others are done.
+            atexit.register(_end_at_once)
     except FlowModelError as error:
         if rank:
             # Process 0 says it too if it is everybody's mistake.
@@ -47,3 +52,13 @@ def training_processes(device: str) -> Iterator[tuple[torch.device, int]]:
         raise
     finally:
         group.destroy_process_group()
+
+
+def _end_at_once() -> None:
+    """End this process, and well, without taking the interpreter apart.
+
+    A thread of gloo's may let go of its last tensor only then, and wanting the interpreter for it aborts the process.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
