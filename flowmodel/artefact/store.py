@@ -165,6 +165,29 @@ class ModelStore:
             raise ModelNotFoundError(f"model {name!r} has no version {wanted}; its versions: {_listed(versions)}")
         return wanted
 
+    def default_version(self, name: str) -> int:
+        """The version that a service answers with where a request names none: the one chosen, or what comes nearest.
+
+        Raises:
+            ModelNotFoundError: there is no such model; the text lists those there are.
+            ServingError: the choice cannot be read, or leaves no version.
+        """
+        versions = self.check_model(name)
+        serving = self.serving(name)
+        candidates = serving.candidates(versions)
+        if candidates:
+            return candidates[0]
+        if serving.default is None:
+            why = "all its versions are retired"
+        else:
+            why = f"version {serving.default}, its default, is " + (
+                "retired" if serving.default in versions else "not in the store"
+            )
+        raise ServingError(
+            f"no version of {name!r} answers by default: {why}; name one of {_listed(versions)}, or make one the "
+            "default with `flowmodel models default`"
+        )
+
     def serving(self, name: str) -> Serving:
         """Which versions of a model answer.
 

@@ -42,7 +42,11 @@ store_option = option(
     help="Directory of published models, or a URL such as s3://bucket/models.",
 )
 
-version_option = option("--version", type=click.IntRange(min=1), help="Version of the model.  [default: the newest]")
+version_option = option(
+    "--version",
+    type=click.IntRange(min=1),
+    help="Version of the model.  [default: the one that `flowmodel models` lists as default]",
+)
 
 output_option = option(
     "--output", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write.  [default: standard output]"

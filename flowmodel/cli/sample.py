@@ -46,7 +46,8 @@ def sample(
     output: Path | None,
 ) -> None:
     """Draw rows from the model NAME and write them as CSV, a column for each feature."""
-    published = open_store(store).open(name, version)
+    holds = open_store(store)
+    published = holds.open(name, holds.default_version(name) if version is None else version)
     contexts = _contexts(published.manifest, context)
     scorer = Scorer.load(published.scorer_path)
     if seed is None:

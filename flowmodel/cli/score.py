@@ -33,7 +33,8 @@ def score(name: str, data: Path, version: int | None, store: Path | str, output:
     Columns are matched by name, those of an NPY file by place. A row that cannot be scored gets nan and its reason in
     the column "error".
     """
-    published = open_store(store).open(name, version)
+    holds = open_store(store)
+    published = holds.open(name, holds.default_version(name) if version is None else version)
     table = read_for(published.manifest, data)
     scorer = Scorer.load(published.scorer_path)
     write_csv(output, ("row", "log_prob", "error"), _answers(scorer, table))

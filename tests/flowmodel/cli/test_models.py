@@ -16,7 +16,12 @@ from flowmodel.cli import main
 
 def publish(store, name, features=("a", "b")):
     base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.ones(2)), 1)
-    flowmodel.publish(dist.Flow(base, bij.AffineAutoregressive()), store, name, feature_names=features)
+    flow = dist.Flow(base, bij.AffineAutoregressive())
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            # A flow as it was made is the same each time.
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    flowmodel.publish(flow, store, name, feature_names=features)
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +111,45 @@ def test_a_broken_file_is_shown_in_the_list_and_refused(store):
     assert "unreadable:" in run(store, "wine").stdout
     assert "serving.json: default holds 'x'" in run(store, "default", "wine", 1).stderr
     assert path.read_text() == '{"default": "x"}'
+
+
+def test_score_and_sample_take_the_default_version(store, tmp_path):
+    data = tmp_path / "rows.csv"
+    data.write_text("a,b,c\n0.5,-1,2\n")
+
+    def answers(*version):
+        score = ("score", "wine", str(data), "--store", str(store), *version)
+        sample = ("sample", "wine", "--count", "2", "--seed", "1", "--store", str(store), *version)
+        results = [CliRunner().invoke(main, command) for command in (score, sample)]
+        assert [result.exit_code for result in results] == [0, 0], [result.output for result in results]
+        return [result.stdout for result in results]
+
+    newest, second, third = (answers("--version", str(version)) for version in (4, 2, 3))
+    assert len({sample for _, sample in (newest, second, third)}) == 3
+    assert answers() == newest
+    run(store, "default", "wine", 2)
+    assert answers() == second
+    run(store, "default", "wine", 3)
+    run(store, "retire", "wine", 3, "--force")
+    assert answers() == second
+    assert answers("--version", "3") == third, "a retired version can still be named"
+
+
+def test_where_no_version_is_the_default_score_says_what_to_do(store, tmp_path):
+    data = tmp_path / "rows.csv"
+    data.write_text("a,b\n0.5,-1\n")
+    score = ["score", "list", str(data), "--store", str(store)]
+    run(store, "retire", "list", 1, "--force")
+    refused = CliRunner().invoke(main, score)
+    assert refused.exit_code == 1
+    assert refused.stderr == (
+        "Error: no version of 'list' answers by default: all its versions are retired; name one of 1, or make one the "
+        "default with `flowmodel models default`\n"
+    )
+    (store / "list" / "serving.json").write_text('{"default": 7}')
+    assert "version 7, its default, is not in the store" in CliRunner().invoke(main, score).stderr
+    (store / "list" / "serving.json").write_text('{"default": 1, "retired": [1]}')
+    assert "version 1, its default, is retired" in CliRunner().invoke(main, score).stderr
+    (store / "list" / "serving.json").write_text("{")
+    assert "serving.json: not JSON" in CliRunner().invoke(main, score).stderr
+    assert CliRunner().invoke(main, [*score, "--version", "1"]).exit_code == 0

@@ -176,8 +176,8 @@ async def test_a_call_without_its_key_is_refused(torchserve, plain, api, method)
     port, wrong = (
         (ports.grpc_inference, keys.management()) if api == INFERENCE else (ports.grpc_management, keys.inference())
     )
-    # In all of these the first field is a text, and in most the model's name. What is refused has no answer, so a call of one
-    # message serves streams too; a stream refused before grpc.aio has sent all of it would show INTERNAL instead.
+    # In all of these the first field is a text, in most the model's name. What is refused has no answer, so a call of
+    # one message serves streams too; a stream refused before grpc.aio has sent all of it would show INTERNAL instead.
     message = b"" if method == "Ping" else bytes([10, len(plain.name)]) + plain.name.encode()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         for metadata in ((), wrong, (("authorization", "Bearer guess"),)):
