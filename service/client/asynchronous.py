@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from numpy.typing import ArrayLike, NDArray
 
+from service.client.answers import Answers
 from service.client.channel import call_metadata, channel_options
 from service.client.errors import from_rpc_error
 from service.client.messages import (
@@ -172,6 +173,7 @@ class AsyncDensityClient:
             for request in stream.again() if more else [*stream.again(), None]:
                 sending.put_nowait(request)
             call = self._stub.StreamLogProb(_sent(sending), timeout=seconds_until(deadline), metadata=self._metadata)
+            answers = Answers(call)
             try:
                 while more or stream.unanswered:
                     while more and not stream.full:
@@ -180,12 +182,12 @@ class AsyncDensityClient:
                         sending.put_nowait(None if chunk is None else stream.request(*chunk))
                     if not stream.unanswered:
                         break
-                    yield stream.receive(await _next(call))
+                    yield stream.receive(await answers.next())
             except (grpc.RpcError, EOFError) as error:
                 await asyncio.sleep(stream.pause(error))
             finally:
                 sending.put_nowait(None)
-                call.cancel()
+                await answers.close()
 
     async def stream_draw(
         self,
@@ -204,13 +206,14 @@ class AsyncDensityClient:
         deadline = deadline_after(timeout)
         while not stream.done:
             call = self._stub.StreamSample(stream.request(), timeout=seconds_until(deadline), metadata=self._metadata)
+            answers = Answers(call)
             try:
                 while not stream.done:
-                    yield stream.receive(await _next(call))
+                    yield stream.receive(await answers.next())
             except (grpc.RpcError, EOFError) as error:
                 await asyncio.sleep(stream.pause(error))
             finally:
-                call.cancel()
+                await answers.close()
 
     async def model(self, name: str, *, timeout: float | None = None) -> ModelInfo:
         """One model: its loaded versions, its features, its default version."""
@@ -250,15 +253,3 @@ class AsyncDensityClient:
 async def _sent(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
     while (message := await queue.get()) is not None:
         yield message
-
-
-async def _next(call: Any) -> Any:
-    """The next answer of a stream.
-
-    Raises:
-        EOFError: the service ended it.
-    """
-    answer = await call.read()
-    if answer is grpc.aio.EOF:
-        raise EOFError
-    return answer

@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from leaks import Watch
 from mutation import case_random, mutated, random_message
 
+from service.client.answers import Answers
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.tensors import encode
 
@@ -73,20 +74,19 @@ def messages(chance: random.Random, method: MethodDescriptor) -> list[bytes]:
 async def answer(channel: grpc.aio.Channel, method: MethodDescriptor, sent: list[bytes]) -> grpc.StatusCode:
     """The code a call ends with; OK too when its caller has read enough and leaves."""
     call: Any = channel.stream_stream(f"/{method.containing_service.full_name}/{method.name}")(iter(sent), timeout=60)
-    read = 0
+    answers = Answers(call)
     try:
-        async for _ in call:
-            read += 1
-            if method.server_streaming and read == ANSWERS_READ:
-                return grpc.StatusCode.OK
+        for _ in range(ANSWERS_READ):
+            await answers.next()
             if method.full_name == "grpc.health.v1.Health.Watch":
-                return grpc.StatusCode.OK
-        return await call.code()
+                break
+        return grpc.StatusCode.OK
+    except EOFError:
+        return grpc.StatusCode.OK
     except grpc.aio.AioRpcError as error:
-        # What the asynchronous client says by itself when a call ends while it is still sending.
-        return grpc.StatusCode.OK if error.details() == "Internal error from Core" else error.code()
+        return error.code()
     finally:
-        call.cancel()
+        await answers.close()
 
 
 async def attack(target: str, cases: int) -> list[str]:
