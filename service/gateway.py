@@ -79,7 +79,7 @@ class Gateway:
         self._residency = residency
         self.metrics = metrics
         self.stopping = asyncio.Event()
-        self.shadows = ShadowScorer(registry, metrics, settings.default_timeout_seconds)
+        self.shadows = ShadowScorer(registry, residency, metrics, settings.default_timeout_seconds)
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()

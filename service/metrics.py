@@ -93,7 +93,7 @@ class Metrics:
         self.registry.register(self._log_prob)
         self._shadow_rows = self._counter(
             "shadow_rows",
-            "Rows for the shadow version: same or different, dropped or failed.",
+            "Rows for the shadow version: same or different, dropped, failed or unloaded.",
             "model",
             "version",
             "result",
@@ -195,7 +195,7 @@ class Metrics:
         self._shadow_differences.observe(shadow, differences)
 
     def not_compared(self, shadow: ModelKey, result: str, rows: int) -> None:
-        """Rows that a shadow version did not answer: ``"dropped"`` for lack of time, ``"failed"``."""
+        """Rows that a shadow version did not answer: ``"dropped"`` for lack of time, ``"failed"``, ``"unloaded"``."""
         self._shadow_rows.labels(shadow.name, str(shadow.version), result).inc(rows)
 
     def add_version(self, key: ModelKey, engine: str, dtype: str, reference: Sequence[float]) -> None:

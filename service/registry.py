@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import itertools
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -50,11 +50,9 @@ class ServedModel:
         log_prob: batches of ``ScorePayload``, answered with log-densities ``[N]``.
         sample: batches of ``DrawPayload``, answered with samples ``[N, D]`` and log-densities ``[N]``.
         resident: whether the engine has it loaded; what is not is loaded again for the first request.
-        used: larger than that of every version that was asked for before.
+        used: when it was last asked for, by ``time.monotonic``.
         bytes: how long its scorer is.
     """
-
-    _uses = itertools.count(1)
 
     def __init__(self, key: ModelKey, manifest: Manifest, engine: Engine, settings: Settings, metrics: Metrics) -> None:
         self.key = key
@@ -72,7 +70,7 @@ class ServedModel:
         self.log_prob = self._batcher(self._call_log_prob, self.log_prob_metrics, settings)
         self.sample = self._batcher(self._call_sample, self.sample_metrics, settings)
         self.resident = True
-        self.used = next(self._uses)
+        self.used = time.monotonic()
         self.bytes = int(manifest.files.get(SCORER, {}).get("bytes", 0))
         self._leases = 0
         self._released = asyncio.Event()
@@ -87,7 +85,7 @@ class ServedModel:
     def lease(self) -> Iterator[ServedModel]:
         """Keep the version loaded while a request uses it."""
         self._leases += 1
-        self.used = next(self._uses)
+        self.used = time.monotonic()
         self._released.clear()
         try:
             yield self

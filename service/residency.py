@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 
 from service.engines.engine import EngineError, ModelKey
 from service.errors import DeadlinePassed, Unavailable
@@ -15,13 +17,16 @@ log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 1.0
 
+IDLE_SECONDS = 60.0
+"""How long nobody must have asked for a version before it is unloaded for the sake of a shadow."""
+
 
 class Residency:
     """Loads versions and, beyond a limit of bytes, unloads those that nobody asked for the longest time.
 
     A version that is unloaded is served all the same: the first request for it has it loaded again and waits. Versions
-    that requests have to name go first, then defaults, canaries and shadows. A version that a request uses stays, and
-    so does the last one left, however large.
+    that requests have to name go first, then shadows, then defaults and canaries. A version that a request uses stays,
+    and so does the last one left, however large.
 
     Args:
         loader: does the work.
@@ -39,6 +44,7 @@ class Residency:
         self._changing = asyncio.Lock()
         self._returning: dict[ModelKey, asyncio.Task[None]] = {}
         self._retry_at: dict[ModelKey, float] = {}
+        self._crowded_until = 0.0
 
     @property
     def bytes(self) -> int:
@@ -81,24 +87,31 @@ class Residency:
         """
         if served.resident:
             return
-        key, loop = served.key, asyncio.get_running_loop()
-        task = self._returning.get(key)
-        if task is None:
-            if loop.time() < self._retry_at.get(key, 0.0):
-                raise _not_loaded(key)
-            task = self._returning[key] = loop.create_task(self._return(served))
-            task.add_done_callback(lambda _: self._returning.pop(key, None))
+        task = self._begin_return(served)
         try:
             async with asyncio.timeout_at(deadline):
                 await asyncio.shield(task)
         except TimeoutError:
-            raise DeadlinePassed("DEADLINE_PASSED", f"the deadline passed while {key} was being loaded") from None
+            text = f"the deadline passed while {served.key} was being loaded"
+            raise DeadlinePassed("DEADLINE_PASSED", text) from None
         if not served.resident:
-            raise _not_loaded(key)
+            raise _not_loaded(served.key)
+
+    async def bring_back(self, shadow: ServedModel) -> bool:
+        """Load a shadow again whose lease the caller holds, unless callers could miss what would have to go for it.
+
+        Returns:
+            Whether it is loaded.
+        """
+        if not shadow.resident and (shadow.key in self._returning or self._has_spare(shadow.bytes)):
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(self._begin_return(shadow))
+        return shadow.resident
 
     def retry(self) -> None:
         """Try again what could not be loaded, however short a time ago that was."""
         self._retry_at.clear()
+        self._crowded_until = 0.0
 
     async def close(self) -> None:
         """Load nothing more."""
@@ -106,6 +119,21 @@ class Residency:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin_return(self, served: ServedModel) -> asyncio.Task[None]:
+        """Load it again, unless that is under way.
+
+        Raises:
+            Unavailable: that failed a moment ago.
+        """
+        key, loop = served.key, asyncio.get_running_loop()
+        task = self._returning.get(key)
+        if task is None:
+            if loop.time() < self._retry_at.get(key, 0.0):
+                raise _not_loaded(key)
+            task = self._returning[key] = loop.create_task(self._return(served))
+            task.add_done_callback(lambda _: self._returning.pop(key, None))
+        return task
 
     async def _return(self, served: ServedModel) -> None:
         # Held here too: whoever asked for it may give up, and what is being loaded must not be taken away meanwhile.
@@ -129,10 +157,10 @@ class Residency:
         if self._max_bytes is None:
             return
         while (resident := self._resident()) and self.bytes + needed > self._max_bytes:
-            idle = [served for served in resident if not served.leased]
-            if not idle or (len(resident) == 1 and not needed):
+            free = self._in_turn(resident)
+            if not free or (len(resident) == 1 and not needed):
                 return
-            victim = min(idle, key=lambda served: (self._has_role(served), served.used))
+            victim = free[0]
             # From here on a request for it waits until it is loaded again, which begins after this.
             victim.resident = False
             try:
@@ -146,11 +174,35 @@ class Residency:
         served = (self._registry.get(key) for key in self._registry.loaded())
         return [model for model in served if model is not None and model.resident]
 
-    def _has_role(self, served: ServedModel) -> bool:
-        """Whether requests that name no version need it."""
+    def _in_turn(self, resident: list[ServedModel]) -> list[ServedModel]:
+        """Those that no request uses, in the order in which they are unloaded."""
+        free = (served for served in resident if not served.leased)
+        return sorted(free, key=lambda served: (self._rank(served), served.used))
+
+    def _rank(self, served: ServedModel) -> int:
+        """Who needs it: those who name it, a shadow's comparisons, or also requests that name no version."""
         name, canary = served.key.name, self._registry.canary(served.key.name)
-        beside = (canary[0] if canary is not None else None, self._registry.shadow(name))
-        return self._registry.default(name) is served or served in beside
+        if served is self._registry.default(name) or (canary is not None and served is canary[0]):
+            return 2
+        return 1 if served is self._registry.shadow(name) else 0
+
+    def _has_spare(self, needed: int) -> bool:
+        """Whether so many bytes would fit if only versions went that nobody asked for lately."""
+        if self._max_bytes is None:
+            return True
+        now = time.monotonic()
+        if now < self._crowded_until:
+            return False
+        resident = self._resident()
+        excess = sum(served.bytes for served in resident) + needed - self._max_bytes
+        for served in self._in_turn(resident):
+            if excess <= 0 or now - served.used < IDLE_SECONDS:
+                break
+            excess -= served.bytes
+        if excess > 0:
+            # Looking through every version at each request would cost the callers something after all.
+            self._crowded_until = now + _RETRY_SECONDS
+        return excess <= 0
 
 
 def _not_loaded(key: ModelKey) -> Unavailable:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from service.engines.engine import EngineError
 from service.metrics import Metrics
 from service.registry import ModelRegistry, ServedModel
+from service.residency import Residency
 from service.tensors import FloatArray, differences
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,14 @@ class ShadowScorer:
 
     Args:
         registry: knows each model's shadow version.
+        residency: loads a shadow again that was unloaded to save memory.
         metrics: differences are counted there.
         timeout_seconds: how long the engine may take for one call.
     """
 
-    def __init__(self, registry: ModelRegistry, metrics: Metrics, timeout_seconds: float) -> None:
+    def __init__(self, registry: ModelRegistry, residency: Residency, metrics: Metrics, timeout_seconds: float) -> None:
         self._registry = registry
+        self._residency = residency
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
         self._waiting: deque[_Answered] = deque()
@@ -62,8 +65,7 @@ class ShadowScorer:
         shadow = self._registry.shadow(served.key.name)
         if shadow is None or self._registry.default(served.key.name) is not served:
             return
-        busy = served.log_prob.queue_rows > 0 or not shadow.resident
-        room = 0 if busy else MAX_WAITING_ROWS - self._waiting_rows
+        room = 0 if served.log_prob.queue_rows else MAX_WAITING_ROWS - self._waiting_rows
         taken = min(len(rows), room)
         if taken < len(rows):
             self._metrics.not_compared(shadow.key, "dropped", len(rows) - taken)
@@ -100,11 +102,13 @@ class ShadowScorer:
 
     async def _compare(self, answered: _Answered) -> None:
         shadow, count = answered.shadow, len(answered.rows)
+        if self._is_shadow(shadow) and not await self._residency.bring_back(shadow):
+            self._metrics.not_compared(shadow.key, "unloaded", count)
+            return
         for start in range(0, count, CHUNK_ROWS):
             part = slice(start, start + CHUNK_ROWS)
             # Requests first; and a version that is no shadow any more is about to be unloaded.
-            gone = self._registry.shadow(shadow.key.name) is not shadow or not shadow.resident
-            if answered.served.log_prob.queue_rows or gone:
+            if answered.served.log_prob.queue_rows or not self._is_shadow(shadow):
                 self._metrics.not_compared(shadow.key, "dropped", count - start)
                 return
             log_prob = answered.log_prob[part]
@@ -118,3 +122,6 @@ class ShadowScorer:
                 self._metrics.not_compared(shadow.key, "failed", len(log_prob))
                 continue
             self._metrics.compared(shadow.key, found, answered.served.tolerance)
+
+    def _is_shadow(self, version: ServedModel) -> bool:
+        return self._registry.shadow(version.key.name) is version
