@@ -42,6 +42,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_finish": (None, [_POINTER, _POINTER, _INT]),
     "flow_log_prob": (None, [_POINTER, _POINTER, _INT, _POINTER, ctypes.c_int64, _INT, _POINTER]),
     "flow_sample": (None, [_POINTER, _POINTER, _POINTER, ctypes.c_int64, _INT, _POINTER, _POINTER]),
+    "layer_crew": (None, [_POINTER]),
     "layer_saved_size": (ctypes.c_int64, [_POINTER, ctypes.c_int64]),
     "layer_forward": (_INT, [*[_POINTER] * 3, _INT, _POINTER, _POINTER, ctypes.c_int64, _INT, *[_POINTER] * 3]),
     "layer_backward": (_INT, [*[_POINTER] * 3, _INT, _POINTER, _POINTER, ctypes.c_int64, _INT, *[_POINTER] * 5]),
@@ -85,10 +86,29 @@ def load(name: str) -> ctypes.CDLL:
     if path is None:
         raise OSError(f"the native library {name!r} was not compiled; available: {', '.join(available()) or 'none'}")
     library = ctypes.CDLL(os.fspath(path))
-    for function, (result, arguments) in _SIGNATURES.items():
-        getattr(library, function).restype = result
-        getattr(library, function).argtypes = arguments
+    try:
+        for function, (result, arguments) in _SIGNATURES.items():
+            getattr(library, function).restype = result
+            getattr(library, function).argtypes = arguments
+    except AttributeError as error:
+        raise OSError(
+            f"the native library {path} was compiled from an older source ({error}); "
+            f"install the package again, or set {SWITCH}=0"
+        ) from None
+    library.layer_crew(torch_crew())
     return library
+
+
+def torch_crew() -> int | None:
+    """Where ``GOMP_parallel`` is, by which the OpenMP that torch computes with runs a function in its threads.
+
+    None where torch does without OpenMP, or it has no such function.
+    """
+    try:
+        torch_libraries = ctypes.CDLL(os.fspath(Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"))
+        return ctypes.cast(torch_libraries.GOMP_parallel, _POINTER).value
+    except (OSError, AttributeError):
+        return None
 
 
 def _path(name: str) -> Path | None:

@@ -20,6 +20,7 @@ namespace {
 #include "lanes.hpp"
 #include "transformer.hpp"
 #include "layer.hpp"
+#include "crew.hpp"
 #include "network.hpp"
 #include "sweep.hpp"
 #include "weight_gradient.hpp"
@@ -64,18 +65,6 @@ static void in_huge_pages(void* at, size_t bytes) {
 
 // Cut a size up to whole cache lines.
 template <typename T> size_t lines(size_t count) { return (count + 64 / sizeof(T) - 1) / (64 / sizeof(T)) * (64 / sizeof(T)); }
-
-// work(i) for i below count, each in a thread of its own, the last one in this.
-template <typename Work> void fan_out(int count, Work work) {
-  std::vector<std::thread> threads;
-  int i = 0;
-  try {
-    for (threads.reserve(count); i + 1 < count; i++) threads.emplace_back(work, i);
-  } catch (const std::system_error&) {  // no thread to be had: what is left is done here
-  }
-  for (; i < count; i++) work(i);
-  for (auto& thread : threads) thread.join();
-}
 
 // Tiles of rows, and which thread takes which of them.
 template <typename T> struct Tiles {
@@ -223,6 +212,9 @@ template <typename T> int64_t saved_size(const Network<T>& net, int64_t rows) {
 // shape: is_double, dims, context_size, hidden layers, activation, scale, clamps, skips, widths, order, offsets of each layer.
 // tensors, gradients: weights, biases, context weight, skip weight, the last two null if there are none.
 extern "C" {
+// Share rows by this function, of GOMP_parallel's type, from now on.
+void layer_crew(void* parallel) { crew = (Parallel)parallel; }
+
 // How many numbers layer_forward saves for layer_backward.
 int64_t layer_saved_size(const int64_t* shape, int64_t rows) {
   // Sizes alone are read.

@@ -160,6 +160,27 @@ def test_sums_over_rows_repeat_their_bits_with_the_same_threads_and_agree_with_o
     close(three, one, 1e-5)
 
 
+def test_torch_s_threads_and_ones_of_its_own_find_the_same_bits():
+    layer = layer_of(AR(MADE((256, 256))), None, torch.float32, size=21)
+    rows, threads = torch.randn(1000, 21), torch.get_num_threads()
+    native = library.load(library.available()[0])
+    crew = library.torch_crew()
+    assert crew is not None or "OpenMP" not in torch.__config__.parallel_info()
+    found = []
+    try:
+        torch.set_num_threads(3)
+        for parallel in (crew, None):
+            native.layer_crew(parallel)
+            value, log_det = layer.pull(rows, None)
+            found.append(
+                [value, *torch.autograd.grad(value.square().mean() - log_det.mean(), list(layer.parameters()))]
+            )
+    finally:
+        native.layer_crew(crew)
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_the_dense_direction_may_be_differentiated_again():
     layer = layer_of(PLANS["tanh"], (3,))
     given = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
