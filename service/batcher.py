@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 QUANTA_PER_BATCH = 8
 """A request may fill this share of a batch before the next one in the queue has its turn."""
 
+PATIENT_SHARE = 2
+"""Who waits for room fills this share of the queue and no more, so that what streams read ahead leaves room for those
+who are refused where there is none."""
+
 _CLOCK_SLACK_SECONDS = 0.05
 """gRPC cancels a call at its deadline by its own clock, which may be a little before ours."""
 
@@ -154,7 +158,7 @@ class Batcher:
             rows: how many rows the payload has, at least 1.
             payload: handed to the call with the row numbers to compute.
             deadline: on the event loop's clock.
-            patient: wait for room in a full queue, as a stream does that was admitted, instead of being refused.
+            patient: wait for room, in half of the queue, instead of being refused, as a stream does that was admitted.
 
         Raises:
             QueueFull: it does not fit into the queue.
@@ -163,14 +167,15 @@ class Batcher:
         """
         try:
             async with asyncio.timeout_at(deadline):
-                if not self._fits(rows):
+                if not self._fits(rows, patient):
                     await self._room(rows, patient)
                 return await self._answer(rows, payload, deadline)
         except TimeoutError:
             raise DeadlinePassed("DEADLINE_PASSED", "the deadline passed before the rows were computed") from None
 
-    def _fits(self, rows: int) -> bool:
-        return not self._queue_rows or self._queue_rows + rows <= self._max_queue_rows
+    def _fits(self, rows: int, patient: bool) -> bool:
+        most = self._max_queue_rows // PATIENT_SHARE if patient else self._max_queue_rows
+        return not self._queue_rows or self._queue_rows + rows <= most
 
     async def _room(self, rows: int, patient: bool) -> None:
         """Wait until the rows fit, or refuse them."""
@@ -181,7 +186,7 @@ class Batcher:
                 f"{self._queue_rows} rows wait and at most {self._max_queue_rows} may; {rows} more do not fit",
                 retry_after_seconds=1.0,
             )
-        while not self._fits(rows):
+        while not self._fits(rows, patient):
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
             await waiter

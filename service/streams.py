@@ -17,7 +17,11 @@ from service.tensors import FloatArray
 Value = TypeVar("Value")
 
 CHUNK_BYTES = 1024 * 1024
-"""About how large a chunk is whose size is the server's to choose."""
+"""About how large a chunk is whose size is the server's to choose, where its rows are not many."""
+
+
+CHUNKS_QUEUED = 16
+"""Chunks of that kind find room in the queue, however narrow their rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,8 @@ class Streams:
             text = f"has {len(context)} rows; {order.count} expected, or 1 to be shared by all"
             raise InvalidRequest.of("WRONG_SHAPE", "context", text)
         row_bytes = served.signature.event_size * served.dtype.itemsize
-        step = order.chunk_rows or min(most, max(1, CHUNK_BYTES // row_bytes))
+        few = gateway.settings.max_queue_rows // CHUNKS_QUEUED
+        step = order.chunk_rows or max(1, min(most, few, CHUNK_BYTES // row_bytes))
         seed = drawn_seed() if order.seed is None else order.seed
 
         async def draw(offset: int) -> tuple[int, Samples]:

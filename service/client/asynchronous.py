@@ -28,6 +28,7 @@ from service.client.messages import (
     model_info,
     score_calls,
 )
+from service.client.patience import Patience
 from service.client.streams import Chunk, DrawStream, ScoreStream, async_row_chunks, deadline_after, seconds_until
 from service.client.tls import TLS, channel_security
 from service.generated.density.v1 import density_service_pb2 as pb
@@ -244,10 +245,13 @@ class AsyncDensityClient:
             return stop.value  # type: ignore[no-any-return]
 
     async def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
-        try:
-            return await method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+        patience = Patience(self.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return await method(request, timeout=patience.left(), metadata=self._metadata)
+            except grpc.RpcError as raised:
+                error = from_rpc_error(raised)
+            await asyncio.sleep(patience.pause(error))
 
 
 async def _sent(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:

@@ -24,6 +24,7 @@ from service.client.messages import (
     tensor_of,
     version_text,
 )
+from service.client.patience import jittered
 from service.generated.density.v1 import density_service_pb2 as pb
 
 CHUNK_BYTES = 512 * 1024
@@ -103,8 +104,7 @@ class Resumption:
         self._failures += 1
         if error.code().name not in REPEATED or self._failures > RESUMPTIONS:
             raise from_rpc_error(error) from None
-        pause: float = _FIRST_PAUSE_SECONDS * 3 ** (self._failures - 1)
-        return pause * (0.8 + 0.4 * secrets.randbelow(1000) / 1000)
+        return jittered(_FIRST_PAUSE_SECONDS * 3.0 ** (self._failures - 1))
 
 
 def deadline_after(timeout: float | None) -> float | None:

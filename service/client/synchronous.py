@@ -27,6 +27,7 @@ from service.client.messages import (
     model_info,
     score_calls,
 )
+from service.client.patience import Patience
 from service.client.streams import Chunk, DrawStream, ScoreStream, deadline_after, row_chunks, seconds_until
 from service.client.tls import TLS, channel_security
 from service.generated.density.v1 import density_service_pb2 as pb
@@ -191,7 +192,7 @@ class DensityClient:
             start: index in the seed's stream of the first sample, to go on with an earlier draw.
             context: ``[1, C]`` for all samples, or ``[count, C]``, where the model takes one.
             version: a version; ``None`` for the one that is the default when the stream begins.
-            chunk_rows: most samples of one chunk; ``None`` for the service's choice, about a mebibyte.
+            chunk_rows: most samples of one chunk; ``None`` for the service's choice, up to a mebibyte.
             timeout: seconds allowed for the whole stream; ``None`` for no limit.
         """
         draws = self.stream_draw(
@@ -296,7 +297,10 @@ class DensityClient:
             return stop.value  # type: ignore[no-any-return]
 
     def _call(self, method: Any, request: Any, timeout: float | None) -> Any:
-        try:
-            return method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from None
+        patience = Patience(self.timeout if timeout is None else timeout)
+        while True:
+            try:
+                return method(request, timeout=patience.left(), metadata=self._metadata)
+            except grpc.RpcError as raised:
+                error = from_rpc_error(raised)
+            time.sleep(patience.pause(error))

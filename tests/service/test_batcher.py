@@ -290,6 +290,23 @@ async def test_the_patient_wait_for_room_and_others_are_refused() -> None:
     assert [answer[0][0] for answer in answers] == [2.0, 4.0, 6.0]
 
 
+async def test_the_patient_leave_half_of_the_queue_to_others() -> None:
+    script = Script()
+    script.open.clear()
+    batcher, observer = make(script, batch=5, queue=100)
+    computing = asyncio.create_task(batcher.submit(5, np.ones(5)))
+    await script.called.wait()
+    streamed = [asyncio.create_task(batcher.submit(20, np.ones(20), patient=True)) for _ in range(20)]
+    await asyncio.sleep(0)
+    assert batcher.queue_rows == 40
+    others = [asyncio.create_task(batcher.submit(20, np.ones(20))) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert batcher.queue_rows == 100
+    script.open.set()
+    await asyncio.gather(computing, *streamed, *others)
+    assert not observer.dropped_for
+
+
 async def test_closing_answers_those_who_wait_for_room() -> None:
     script = Script()
     script.open.clear()

@@ -13,6 +13,7 @@ import pytest
 
 from service.client import (
     AsyncDensityClient,
+    DeadlineExceededError,
     DensityClient,
     DensityError,
     InvalidRequestError,
@@ -20,11 +21,13 @@ from service.client import (
     UnavailableError,
     messages,
 )
+from service.errors import Unavailable
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1.density_service_pb2_grpc import (
     DensityServiceServicer,
     add_DensityServiceServicer_to_server,
 )
+from service.rpc.status import to_status
 
 
 @pytest.fixture
@@ -177,6 +180,61 @@ def test_what_the_service_being_away_leads_to_is_retried_and_nothing_else(failur
     finally:
         server.stop(None).wait()
     assert flaky.calls == calls
+
+
+class Restarting(DensityServiceServicer):
+    """Says of its first calls when to come back, and to gRPC that it is not to repeat them by itself."""
+
+    def __init__(self, failures):
+        self.failures, self.calls = failures, 0
+
+    def GetModel(self, request, context):
+        self.calls += 1
+        if self.calls <= self.failures:
+            context.set_trailing_metadata([("grpc-retry-pushback-ms", "-1")])
+            context.abort_with_status(to_status(Unavailable("ENGINE", "it restarts", retry_after_seconds=0.01)))
+        return pb.GetModelResponse(model=pb.Model(name=request.model, default_version="1"))
+
+
+@pytest.fixture
+def restarting():
+    """Starts such services."""
+    servers = []
+
+    def start(failures):
+        server = grpc.server(futures.ThreadPoolExecutor(2))
+        servicer = Restarting(failures)
+        add_DensityServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        servers.append(server)
+        return servicer, f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(None).wait()
+
+
+def test_a_service_that_says_when_to_come_back_is_asked_until_it_answers(restarting):
+    servicer, target = restarting(failures=12)
+    with DensityClient(target) as client:
+        assert client.model("wine").default_version == "1"
+    assert servicer.calls == 13
+
+    async def ask(target):
+        async with AsyncDensityClient(target, timeout=None) as client:
+            return await client.model("wine")
+
+    servicer, target = restarting(failures=12)
+    assert asyncio.run(ask(target)).default_version == "1"
+    assert servicer.calls == 13
+
+
+def test_and_not_beyond_the_timeout(restarting):
+    servicer, target = restarting(failures=10**9)
+    with DensityClient(target) as client, pytest.raises((UnavailableError, DeadlineExceededError)):
+        client.model("wine", timeout=0.5)
+    assert servicer.calls > 1
 
 
 def test_nobody_there_is_unavailable_or_too_late():
