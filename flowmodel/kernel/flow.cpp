@@ -28,6 +28,7 @@ namespace {
 #include "columns.hpp"
 #include "base.hpp"
 #include "flow.hpp"
+#include "noise.hpp"
 
 // A flow of float32 or of float64.
 struct AnyFlow {
@@ -222,5 +223,10 @@ void flow_sample(const AnyFlow* flow, const double* noise, const double* context
     typedef Number<decltype(f)> T;
     f.sample(noise, context, count, threads, (T*)rows, (T*)log_prob);
   });
+}
+
+// draws: seed, start and count of each.
+void noise_normal(const uint64_t* draws, int64_t draw_count, int64_t size, int threads, double* to) {
+  normal_numbers((const Draw*)draws, draw_count, size, threads, to);
 }
 }

@@ -42,6 +42,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "flow_finish": (None, [_POINTER, _POINTER, _INT]),
     "flow_log_prob": (None, [_POINTER, _POINTER, _INT, _POINTER, ctypes.c_int64, _INT, _POINTER]),
     "flow_sample": (None, [_POINTER, _POINTER, _POINTER, ctypes.c_int64, _INT, _POINTER, _POINTER]),
+    "noise_normal": (None, [_POINTER, ctypes.c_int64, ctypes.c_int64, _INT, _POINTER]),
     "layer_crew": (None, [_POINTER]),
     "layer_saved_size": (ctypes.c_int64, [_POINTER, ctypes.c_int64]),
     "layer_forward": (_INT, [*[_POINTER] * 3, _INT, _POINTER, _POINTER, ctypes.c_int64, _INT, *[_POINTER] * 3]),

@@ -6,19 +6,29 @@ stock TorchServe container has neither and answers by TorchScript; one with ``fl
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .agreement import disagreement
 from .device import FUSED_STAGES, LAUNCHED_STAGES, DeviceFlow
+from .noise import MAX_SEED, Draw, normal_rows
 
 _LOG = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
+
+
+Noise: TypeAlias = Callable[[Sequence[Draw], int, int], NDArray[np.float64]]
+"""As :func:`.noise.normal_rows`: draws, numbers in a row and threads to rows."""
+
+_NOISE_ROUNDING = 1e-14
+"""How far a normal number may be from numpy's; both are right to some units of the last place of at most 8.6."""
 
 
 class Native(Protocol):
@@ -66,6 +76,29 @@ def device_flow(module: Any, device: torch.device) -> Native:
         except Exception as error:  # Triton calls compilers that a machine may lack
             _LOG.warning("TorchScript answers, the fused kernel does not run here: %s", error)
     return DeviceFlow(module, module, device, "torchscript", LAUNCHED_STAGES, splits=True)
+
+
+def native_noise() -> Noise | None:
+    """Normal numbers by native code, or ``None`` where numpy has to make them."""
+    try:
+        from flowmodel.kernel import library
+    except ImportError:
+        return None
+    names = library.available()
+    return _agreeing_noise(names[0]) if names else None
+
+
+@functools.cache
+def _agreeing_noise(instruction_set: str) -> Noise | None:
+    from flowmodel.kernel.native_noise import NativeNoise
+
+    noise = NativeNoise(instruction_set)
+    draws = [Draw(0, 0, 200), Draw(MAX_SEED, 2**63, 9)]
+    difference = max(float(np.abs(noise(draws, size, 2) - normal_rows(draws, size)).max()) for size in (1, 7))
+    if difference <= _NOISE_ROUNDING:
+        return noise
+    _LOG.warning("numpy makes the noise, not the native code: their numbers are %.3g apart", difference)
+    return None
 
 
 def _agrees(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,16 +41,14 @@ def standard_normal(seed: int, start: int, count: int, size: int) -> NDArray[np.
 
     Raises:
         ValueError: an argument is out of range.
+        TypeError: an argument is no whole number.
 
     Example:
         >>> whole = standard_normal(seed=7, start=0, count=100, size=3)
         >>> bool((standard_normal(seed=7, start=60, count=5, size=3) == whole[60:65]).all())
         True
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed is {seed}; it must be 0 to 2**64 - 1")
-    if start < 0 or count < 0 or size < 1:
-        raise ValueError(f"start {start}, count {count}, size {size}: start and count must be at least 0, size 1")
+    check_draw(seed, start, count, size)
     steps_per_row = math.ceil(size / _WORDS_PER_STEP)
     generator = np.random.Philox(key=seed, counter=start * steps_per_row)
     words = generator.random_raw(count * steps_per_row * _WORDS_PER_STEP)
@@ -59,3 +59,29 @@ def standard_normal(seed: int, start: int, count: int, size: int) -> NDArray[np.
     angle = 2.0 * math.pi * uniform[..., 1]
     normal = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=-1)
     return np.ascontiguousarray(normal.reshape(count, _WORDS_PER_STEP * steps_per_row)[:, :size])
+
+
+def normal_rows(draws: Sequence[Draw], size: int, threads: int = 1) -> NDArray[np.float64]:
+    """The rows of all draws, one after another: ``[N, size]``, N the sum of their counts; by one thread.
+
+    Raises:
+        ValueError: a draw is out of range, or there is none.
+        TypeError: a draw is not of whole numbers.
+    """
+    return np.concatenate([standard_normal(*draw, size) for draw in draws])
+
+
+def check_draw(seed: int, start: int, count: int, size: int) -> None:
+    """See whether :func:`standard_normal` can be asked for these numbers.
+
+    Raises:
+        ValueError: one is out of range.
+        TypeError: one is no whole number.
+    """
+    seed, start, count, size = (operator.index(number) for number in (seed, start, count, size))
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed is {seed}; it must be 0 to 2**64 - 1")
+    if start < 0 or count < 0 or size < 1:
+        raise ValueError(f"start {start}, count {count}, size {size}: start and count must be at least 0, size 1")
+    if start + count > MAX_SEED:
+        raise ValueError(f"start {start} and count {count} end beyond 2**64 - 1, the last row of a seed")

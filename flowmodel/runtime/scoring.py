@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .native import device_flow, native_flow
-from .noise import Draw, standard_normal
+from .native import device_flow, native_flow, native_noise
+from .noise import Draw, check_draw, normal_rows
 
 __all__ = ["PAD_ROWS", "Draw", "Scorer", "ScoringError", "explain_failure", "prepare_torch"]
 
@@ -119,6 +119,7 @@ class Scorer:
         self._threads = threads
         on_cpu = self._device.type == "cpu"
         self._native = None if not native else native_flow(module) if on_cpu else device_flow(module, self._device)
+        self._noise = (native_noise() if native else None) or normal_rows
         self.answered_by = "torchscript" if self._native is None else self._native.instruction_set
         self._warm_up()
 
@@ -168,16 +169,18 @@ class Scorer:
             ScoringError: a draw is out of range, or the context of a wrong shape or dtype.
         """
         try:
-            noise = [standard_normal(*draw, self.noise_size) for draw in draws]
+            for draw in draws:
+                check_draw(*draw, self.noise_size)
         except (ValueError, TypeError) as error:
             raise ScoringError("INVALID_DRAW", "draws", str(error)) from None
-        if not any(map(len, noise)):
+        count = sum(draw.count for draw in draws)
+        if not count:
             raise ScoringError("INVALID_DRAW", "draws", "no samples asked for; expected at least one")
-        whole = np.concatenate(noise)
-        self.check(None, context, len(whole))
+        self.check(None, context, count)
+        noise = self._noise(draws, self.noise_size, self._threads)
         if self._native is not None:
-            return self._native.sample(whole, context, self._threads)
-        rows, log_prob = self._spread(self._part_sample, whole, context)
+            return self._native.sample(noise, context, self._threads)
+        rows, log_prob = self._spread(self._part_sample, noise, context)
         return rows, log_prob
 
     def check(self, rows: NDArray[Any] | None, context: NDArray[Any] | None, count: int) -> None:
