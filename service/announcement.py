@@ -21,6 +21,9 @@ def ready_text(service: Service, ports: Ports) -> str:
     scheme = "https" if tls else "http"
     token = service.settings.token_file is not None
     host = _host(service.settings.host)
+    admin = ""
+    if ports.admin is not None:
+        admin = f", admin API {scheme}://{_host(service.settings.admin_host)}:{ports.admin}/docs"
     answering = [
         service.registry.default(name) or service.registry.versions(name)[0] for name in service.registry.names()
     ]
@@ -29,7 +32,7 @@ def ready_text(service: Service, ports: Ports) -> str:
     return "\n".join(
         (
             f"Ready: {models} by {service.engine.name}, gRPC {host}:{ports.grpc}, HTTP {scheme}://{host}:{ports.http}, "
-            f"documentation {scheme}://{host}:{ports.http}/docs",
+            f"documentation {scheme}://{host}:{ports.http}/docs{admin}",
             f"  {curl_call(served, f'{scheme}://{host}:{ports.http}', token=token)}",
             f"  {grpc_call(served, f'{host}:{ports.grpc}', token=token, tls=tls)}",
         )

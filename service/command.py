@@ -102,19 +102,19 @@ def _allow_files(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    """Run the service until a signal ends it."""
+    """Run the service until a signal or the admin API ends it."""
     stopping = asyncio.Event()
     service = Service(settings)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, _on_signal, service, stopping)
     working = asyncio.create_task(_work(service))
-    stopped = asyncio.create_task(stopping.wait())
+    ends = [asyncio.create_task(event.wait()) for event in (stopping, service.gateway.stopping)]
     try:
-        await asyncio.wait((working, stopped), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working, *ends), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        stopped.cancel()
-        working.cancel()
+        for task in (*ends, working):
+            task.cancel()
         (outcome,) = await asyncio.gather(working, return_exceptions=True)
         await service.stop()
         for number in _STOP_SIGNALS:

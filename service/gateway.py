@@ -126,6 +126,11 @@ class Gateway:
             if not self._active:
                 self._idle.set()
 
+    @property
+    def active(self) -> int:
+        """Requests that are being answered."""
+        return self._active
+
     async def idle(self) -> None:
         """Wait until no request is being answered."""
         await self._idle.wait()

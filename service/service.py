@@ -70,7 +70,7 @@ class Service:
         certificates = Certificates.from_settings(settings)
         self._rpc = RpcServer(self.gateway, settings, admission, certificates)
         self._web = WebServer(self.gateway, settings, admission, certificates)
-        self._admin = AdminServer.from_settings(settings, self.registry, self.watcher, self.metrics, certificates)
+        self._admin = AdminServer.from_settings(settings, self.gateway, self.watcher, certificates)
         self._tasks: list[asyncio.Task[None]] = []
         self._hurry = asyncio.Event()
         self._ready = asyncio.Event()

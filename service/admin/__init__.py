@@ -1,1 +1,1 @@
-"""The admin API: which versions answer, over HTTP on a port of its own."""
+"""The admin API: which versions answer, and the end of the service, over HTTP on a port of its own."""

@@ -1,9 +1,10 @@
-"""The routes of the admin API: check the token, change the store, have the watcher follow, say what came of it."""
+"""The routes of the admin API: check the token, change the store or end the service, say what came of it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
@@ -16,7 +17,8 @@ from starlette.routing import Route
 from flowmodel.artefact.rollout import Rollout
 from flowmodel.artefact.serving import LATEST, Serving
 from flowmodel.errors import ArtefactError, ModelNotFoundError, ServingError
-from service.admin.state import model_state
+from service.admin.openapi import DOCUMENT
+from service.admin.state import drain_state, model_state
 from service.errors import (
     DeadlinePassed,
     FailedPrecondition,
@@ -31,11 +33,11 @@ from service.errors import (
     Unauthenticated,
     Violation,
 )
-from service.metrics import Metrics
-from service.registry import ModelRegistry
+from service.gateway import Gateway
 from service.security.tokens import TokenFile
 from service.watcher import StoreWatcher
 from service.web.answers import error_answer, json_answer
+from service.web.documentation import documentation_routes
 from service.web.formats.json_format import read_object
 
 log = logging.getLogger(__name__)
@@ -52,17 +54,15 @@ class AdminApp:
     """The admin API as an ASGI application.
 
     Args:
-        registry: what answers now.
+        gateway: what answers now; whoever runs it ends it once its ``stopping`` is set.
         watcher: follows the store, at once after a change.
         tokens: who may call; a caller's token must have the scope ``admin``.
-        metrics: counts who was not let in.
     """
 
-    def __init__(self, registry: ModelRegistry, watcher: StoreWatcher, tokens: TokenFile, metrics: Metrics) -> None:
-        self._registry = registry
+    def __init__(self, gateway: Gateway, watcher: StoreWatcher, tokens: TokenFile) -> None:
+        self._gateway = gateway
         self._watcher = watcher
         self._tokens = tokens
-        self._metrics = metrics
         model = "/admin/v1/models/{model}"
         changes: list[tuple[str, set[str], Callable[[Rollout, Order], Serving]]] = [
             ("default", {"version"}, lambda rollout, order: rollout.default(_version(order, LATEST))),
@@ -89,6 +89,8 @@ class AdminApp:
                     for name, known, change in changes
                 ),
                 Route("/admin/v1/reload", self._answering(self._reload), methods=["POST"]),
+                Route("/admin/v1/drain", self._answering(self._drain), methods=["GET", "POST"]),
+                *documentation_routes(DOCUMENT),
             ],
             exception_handlers={HTTPException: self._routing_error},
         )
@@ -120,10 +122,10 @@ class AdminApp:
             caller = self._tokens.authenticate(request.headers.get("authorization"))
             caller.require("admin")
         except Unauthenticated:
-            self._metrics.rejected("unauthenticated")
+            self._gateway.metrics.rejected("unauthenticated")
             raise
         except PermissionDenied:
-            self._metrics.rejected("permission_denied")
+            self._gateway.metrics.rejected("permission_denied")
             raise
         return caller.name
 
@@ -139,6 +141,16 @@ class AdminApp:
         self._watcher.retry()
         await self._watcher.look()
         return await self._list(request)
+
+    async def _drain(self, request: Request) -> Response:
+        """Say what is under way; asked by POST, have the service finish that and end."""
+        if request.method == "POST":
+            await _read(request, set())
+            if not self._gateway.draining:
+                seconds = self._gateway.settings.drain_seconds
+                log.info("draining, by the token %r: requests have %g s to finish", request.state.caller, seconds)
+                self._gateway.stopping.set()
+        return json_answer(drain_state(self._gateway))
 
     def _changing(self, name: str, known: set[str], change: Callable[[Rollout, Order], Serving]) -> Answerer:
         async def answer(request: Request) -> Response:
@@ -162,7 +174,7 @@ class AdminApp:
             raise InternalError("STORE_NOT_WRITTEN", f"the choice could not be written: {error}") from error
 
     def _state(self, model: str) -> dict[str, Any]:
-        return model_state(model, self._registry, self._watcher)
+        return model_state(model, self._gateway.registry, self._watcher)
 
     async def _routing_error(self, request: Request, error: Exception) -> Response:
         try:
@@ -173,8 +185,10 @@ class AdminApp:
         if isinstance(error, HTTPException) and error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
             text = f"{request.method} given; {path} takes {allowed}"
-            return error_answer(MethodNotAllowed("METHOD_NOT_ALLOWED", [Violation("method", text)]))
-        text = f"nothing at {path}; GET /admin/v1/models lists the models"
+            answer = error_answer(MethodNotAllowed("METHOD_NOT_ALLOWED", [Violation("method", text)]))
+            answer.headers["Allow"] = allowed
+            return answer
+        text = f"nothing at {path}; /docs shows what there is"
         return error_answer(NotFound("PATH_NOT_FOUND", text, resource_type="path", resource_name=path))
 
 
@@ -217,7 +231,7 @@ def _named(order: Order) -> int:
 
 
 def _whole(value: object, expected: str) -> int:
-    if isinstance(value, str) and value.isdecimal() and len(value) < 19:
+    if isinstance(value, str) and re.fullmatch(r"[1-9][0-9]{0,17}", value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise _wrong("version", f"{value!r} given", expected)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from service.admin.app import AdminApp
-from service.metrics import Metrics
-from service.registry import ModelRegistry
+from service.gateway import Gateway
 from service.security.certificates import Certificates
 from service.security.tokens import TokenFile
 from service.settings import Settings
@@ -21,9 +20,8 @@ class AdminServer(HttpServer):
     def from_settings(
         cls,
         settings: Settings,
-        registry: ModelRegistry,
+        gateway: Gateway,
         watcher: StoreWatcher,
-        metrics: Metrics,
         certificates: Certificates | None,
     ) -> Self | None:
         """What the settings ask for; None when they ask for no admin API.
@@ -34,11 +32,11 @@ class AdminServer(HttpServer):
         if settings.admin_port is None or settings.admin_token_file is None:
             return None
         return cls(
-            AdminApp(registry, watcher, TokenFile(settings.admin_token_file), metrics).app,
+            AdminApp(gateway, watcher, TokenFile(settings.admin_token_file)).app,
             settings.admin_host,
             settings.admin_port,
             option="--admin-port",
             settings=settings,
-            metrics=metrics,
+            metrics=gateway.metrics,
             certificates=certificates,
         )

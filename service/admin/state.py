@@ -1,4 +1,4 @@
-"""What the admin API says of a model: what the store asks for, and what came of it."""
+"""What the admin API says of a model, what the store asks for and what came of it, and of what is under way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from flowmodel.artefact.serving import LATEST, Serving
 from service.engines.engine import ModelKey
 from service.errors import NotFound
+from service.gateway import Gateway
 from service.registry import ModelRegistry
 from service.watcher import StoreWatcher
 
@@ -43,6 +44,17 @@ def model_state(name: str, registry: ModelRegistry, watcher: StoreWatcher) -> di
     ]
     state["problem"] = watcher.problem(name)
     return state
+
+
+def drain_state(gateway: Gateway) -> dict[str, Any]:
+    """What a service that stops has to wait for, as JSON-able values."""
+    served = filter(None, map(gateway.registry.get, gateway.registry.loaded()))
+    return {
+        "draining": gateway.draining,
+        "requests": gateway.active,
+        "queued_rows": sum(model.log_prob.queue_rows + model.sample.queue_rows for model in served),
+        "drain_seconds": gateway.settings.drain_seconds,
+    }
 
 
 def _version_state(key: ModelKey, retired: bool, registry: ModelRegistry, watcher: StoreWatcher) -> dict[str, str]:

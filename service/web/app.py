@@ -19,6 +19,7 @@ from service.web.density import DensityHandlers
 from service.web.documentation import documentation_routes
 from service.web.exchange import Endpoint, Exchange
 from service.web.inference import InferenceHandlers, refused
+from service.web.openapi import DOCUMENT
 
 
 class _Resource(StringConvertor):
@@ -54,7 +55,7 @@ class WebApp:
             Route("/healthz", self._healthz),
             Route("/readyz", self._readyz),
             Route("/metrics", self._metrics),
-            *documentation_routes(),
+            *documentation_routes(DOCUMENT),
             Route("/", _landing),
         ]
 

@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Any
+from service.web.openapi_parts import Json, answer, answers, get, json_content, list_of, object_of, reference, text
 
-_Json = dict[str, Any]
+_TAG = "open inference"
+_TEXT = text()
+_SHAPE = list_of({"type": "integer"})
+_DATA: Json = {"type": "array", "items": {}, "description": "The elements, flat or nested; NaN as a string."}
+_PARAMETERS: Json = {"type": "object", "additionalProperties": True}
 
-
-def _object(required: list[str], **properties: _Json) -> _Json:
-    return {"type": "object"} | ({"required": required} if required else {}) | {"properties": properties}
-
-
-def _list(items: _Json) -> _Json:
-    return {"type": "array", "items": items}
-
-
-def _reference(name: str) -> _Json:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _answer(description: str, schema: _Json) -> _Json:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-_TEXT: _Json = {"type": "string"}
-_SHAPE = _list({"type": "integer"})
-_DATA: _Json = {"type": "array", "items": {}, "description": "The elements, flat or nested; NaN as a string."}
-_PARAMETERS: _Json = {"type": "object", "additionalProperties": True}
-
-SCHEMAS: _Json = {
-    "InferenceServer": _object(["name", "version", "extensions"], name=_TEXT, version=_TEXT, extensions=_list(_TEXT)),
-    "InferenceModel": _object(
+SCHEMAS: Json = {
+    "InferenceServer": object_of(
+        ["name", "version", "extensions"], name=_TEXT, version=_TEXT, extensions=list_of(_TEXT)
+    ),
+    "InferenceModel": object_of(
         ["name", "versions", "platform", "inputs", "outputs"],
         name=_TEXT,
-        versions=_list(_TEXT),
+        versions=list_of(_TEXT),
         platform=_TEXT,
-        inputs=_list(_reference("InferenceTensorDescription")),
-        outputs=_list(_reference("InferenceTensorDescription")),
+        inputs=list_of(reference("InferenceTensorDescription")),
+        outputs=list_of(reference("InferenceTensorDescription")),
     ),
-    "InferenceTensorDescription": _object(["name", "datatype", "shape"], name=_TEXT, datatype=_TEXT, shape=_SHAPE),
-    "InferenceRequest": _object(
+    "InferenceTensorDescription": object_of(["name", "datatype", "shape"], name=_TEXT, datatype=_TEXT, shape=_SHAPE),
+    "InferenceRequest": object_of(
         [],
         id=_TEXT,
         parameters=_PARAMETERS | {"description": "count, seed and start, to draw samples; binary_data_output."},
-        inputs=_list(_reference("InferenceInput"))
+        inputs=list_of(reference("InferenceInput"))
         | {"description": "rows [N, D] and, for a conditional model, context; or count, seed and start, [1] each."},
-        outputs=_list(_object(["name"], name=_TEXT, parameters=_PARAMETERS))
+        outputs=list_of(object_of(["name"], name=_TEXT, parameters=_PARAMETERS))
         | {"description": "log_prob; of samples also samples and seed. All of them when this is missing."},
     )
     | {"additionalProperties": False},
-    "InferenceInput": _object(
+    "InferenceInput": object_of(
         ["name", "datatype", "shape"],
         name=_TEXT,
         datatype=_TEXT | {"description": "FP32 or FP64; whole numbers and FP16 are taken too."},
@@ -57,15 +41,15 @@ SCHEMAS: _Json = {
         parameters=_PARAMETERS | {"description": "binary_data_size, when the elements follow the JSON."},
         data=_DATA,
     ),
-    "InferenceResponse": _object(
+    "InferenceResponse": object_of(
         ["model_name", "model_version", "outputs"],
         model_name=_TEXT,
         model_version=_TEXT,
         id=_TEXT,
         parameters=_PARAMETERS
         | {"description": "row_errors and first_row_error, when rows have no answer and their log_prob is NaN."},
-        outputs=_list(
-            _object(
+        outputs=list_of(
+            object_of(
                 ["name", "datatype", "shape"],
                 name=_TEXT,
                 datatype=_TEXT,
@@ -75,8 +59,8 @@ SCHEMAS: _Json = {
             )
         ),
     ),
-    "InferenceReady": _object([], live={"type": "boolean"}, ready={"type": "boolean"}, name=_TEXT),
-    "InferenceError": _object(["error"], error=_TEXT | {"description": "What was given, expected, and what to do."}),
+    "InferenceReady": object_of([], live={"type": "boolean"}, ready={"type": "boolean"}, name=_TEXT),
+    "InferenceError": object_of(["error"], error=_TEXT | {"description": "What was given, expected, and what to do."}),
 }
 
 _FAILURES = {
@@ -91,43 +75,29 @@ _FAILURES = {
 }
 
 
-def _failures(*codes: str) -> _Json:
-    return {code: _answer(_FAILURES[code], _reference("InferenceError")) for code in codes}
+def _failures(*codes: str) -> Json:
+    return answers(_FAILURES, "InferenceError", *codes)
 
 
-def _get(operation: str, summary: str, parameters: list[_Json], **responses: _Json) -> _Json:
-    answers = {code.removeprefix("_"): answer for code, answer in responses.items()}
-    return {
-        "get": {
-            "operationId": operation,
-            "tags": ["open inference"],
-            "summary": summary,
-            "parameters": parameters,
-            "responses": answers,
-        }
-    }
-
-
-def _infer(operation: str, parameters: list[_Json], headers: list[_Json]) -> _Json:
-    length: _Json = {
+def _infer(operation: str, parameters: list[Json], headers: list[Json]) -> Json:
+    length: Json = {
         "name": "Inference-Header-Content-Length",
         "in": "header",
         "description": "Bytes of the body that are JSON, where raw elements follow them.",
         "schema": {"type": "integer", "minimum": 0},
     }
-    binary: _Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    binary: Json = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     example = {"inputs": [{"name": "rows", "datatype": "FP64", "shape": [1, 2], "data": [0.1, 0.2]}]}
     return {
         "post": {
             "operationId": operation,
-            "tags": ["open inference"],
+            "tags": [_TAG],
             "summary": "Log-densities of rows, or samples",
             "description": "With the binary tensor extension, elements follow the JSON, row-major and little-endian.",
             "parameters": [*parameters, *headers, length],
             "requestBody": {
                 "required": True,
-                "content": {"application/json": {"schema": _reference("InferenceRequest"), "example": example}}
-                | binary,
+                "content": {"application/json": {"schema": reference("InferenceRequest"), "example": example}} | binary,
             },
             "responses": {
                 "200": {
@@ -138,7 +108,7 @@ def _infer(operation: str, parameters: list[_Json], headers: list[_Json]) -> _Js
                             "schema": {"type": "integer"},
                         }
                     },
-                    "content": {"application/json": {"schema": _reference("InferenceResponse")}} | binary,
+                    "content": json_content("InferenceResponse") | binary,
                 },
                 **_failures("400", "404", "413", "415", "429", "500", "503", "504"),
             },
@@ -146,7 +116,7 @@ def _infer(operation: str, parameters: list[_Json], headers: list[_Json]) -> _Js
     }
 
 
-def inference_paths(model: _Json, version: _Json, headers: list[_Json]) -> _Json:
+def inference_paths(model: Json, version: Json, headers: list[Json]) -> Json:
     """The paths under ``/v2``.
 
     Args:
@@ -154,32 +124,34 @@ def inference_paths(model: _Json, version: _Json, headers: list[_Json]) -> _Json
         version: the one that names a version.
         headers: those of a request that are the same everywhere.
     """
-    ready = _reference("InferenceReady")
-    described = _answer("The model.", _reference("InferenceModel"))
-    missing = {f"_{code}": answer for code, answer in _failures("404", "503").items()}
-    not_ready = {f"_{code}": _answer("Not now.", ready) for code in ("404", "503")}
-    paths: _Json = {
-        "/v2": _get(
-            "inferenceServer", "What the server is", [], _200=_answer("The server.", _reference("InferenceServer"))
+    described = {"200": answer("The model.", "InferenceModel"), **_failures("404", "503")}
+    readiness = {
+        "200": answer("It can.", "InferenceReady"),
+        **{code: answer("Not now.", "InferenceReady") for code in ("404", "503")},
+    }
+    paths: Json = {
+        "/v2": get(
+            "inferenceServer", _TAG, "What the server is", [], {"200": answer("The server.", "InferenceServer")}
         ),
-        "/v2/health/live": _get("inferenceLive", "Alive", [], _200=_answer("The process lives.", ready)),
-        "/v2/health/ready": _get(
+        "/v2/health/live": get(
+            "inferenceLive", _TAG, "Alive", [], {"200": answer("The process lives.", "InferenceReady")}
+        ),
+        "/v2/health/ready": get(
             "inferenceReady",
+            _TAG,
             "Ready",
             [],
-            _200=_answer("At least one model can be asked.", ready),
-            _503=_answer("Not now.", ready),
+            {
+                "200": answer("At least one model can be asked.", "InferenceReady"),
+                "503": answer("Not now.", "InferenceReady"),
+            },
         ),
     }
     for suffix, parameters, of in (("", [model], ""), ("/versions/{version}", [model, version], "Version")):
         path = f"/v2/models/{{model}}{suffix}"
-        paths[path] = _get(f"inferenceModel{of}", "What a model takes", parameters, _200=described, **missing)
-        paths[f"{path}/ready"] = _get(
-            f"inferenceModel{of}Ready",
-            "Whether a model can be asked",
-            parameters,
-            _200=_answer("It can.", ready),
-            **not_ready,
+        paths[path] = get(f"inferenceModel{of}", _TAG, "What a model takes", parameters, described)
+        paths[f"{path}/ready"] = get(
+            f"inferenceModel{of}Ready", _TAG, "Whether a model can be asked", parameters, readiness
         )
         paths[f"{path}/infer"] = _infer(f"infer{of}", parameters, headers)
     return paths

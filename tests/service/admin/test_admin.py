@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,29 +14,6 @@ from service.security.tokens import add_token
 from service.settings import Settings, SettingsError, load_settings
 
 SLOW = 3600
-
-
-@pytest.fixture
-def tokens(tmp_path: Path) -> Path:
-    return tmp_path / "admin-tokens"
-
-
-@pytest.fixture
-def service(start: Start, store: Path, tokens: Path) -> Running:
-    add_token(tokens, "first", ["admin"])
-    return start(store, store_poll_seconds=SLOW, admin_port=0, admin_token_file=tokens)
-
-
-@pytest.fixture
-def admin(service: Running, tokens: Path) -> Iterator[httpx.Client]:
-    secret = add_token(tokens, "operator", ["admin"])
-    headers = {"Authorization": f"Bearer {secret}"}
-    with httpx.Client(base_url=address(service), headers=headers, timeout=30) as client:
-        yield client
-
-
-def address(service: Running) -> str:
-    return f"http://127.0.0.1:{service.service.ports.admin}/admin/v1"
 
 
 def answering(service: Running, version: str = "") -> str:
@@ -56,6 +32,8 @@ PATHS = [
     ("GET", "/models"),
     ("GET", "/models/wine"),
     ("POST", "/reload"),
+    ("GET", "/drain"),
+    ("POST", "/drain"),
     ("GET", "/nothing/here"),
     *(
         ("POST", f"/models/wine/{change}")
@@ -66,15 +44,16 @@ PATHS = [
 
 @pytest.mark.parametrize(("method", "path"), PATHS, ids=lambda value: value.strip("/"))
 def test_nobody_is_let_in_without_a_token_for_it(
-    service: Running, store: Path, tokens: Path, tmp_path: Path, method: str, path: str
+    service: Running, address: str, store: Path, tokens: Path, tmp_path: Path, method: str, path: str
 ) -> None:
     other_file = add_token(tmp_path / "other", "stranger", ["admin"])
     no_admin = add_token(tokens, "caller", ["score", "sample"])
     for authorization, status in ((None, 401), (f"Bearer {other_file}", 401), (f"Bearer {no_admin}", 403)):
         headers = {"Authorization": authorization} if authorization else {}
-        answer = httpx.request(method, address(service) + path, headers=headers)
+        answer = httpx.request(method, address + path, headers=headers)
         assert answer.status_code == status, answer.text
     assert not (store / "wine" / "serving.json").exists()
+    assert not service.service.gateway.draining
     assert service.metric("density_rejected_total", reason="unauthenticated") == 2
 
 
@@ -150,6 +129,7 @@ def test_a_default_that_cannot_be_loaded_is_told_and_not_switched_to(
         ("/models/wine/default", '{"version": 1.5}', 400, "version: 1.5 given; a version"),
         ("/models/wine/default", '{"version": "newest"}', 400, "version: 'newest' given"),
         ("/models/wine/default", '{"version": true}', 400, "version: True given"),
+        ("/models/wine/default", '{"version": "02"}', 400, "version: '02' given; a version such as 3"),
         ("/models/wine/default", '{"version": 9}', 400, "wine: there is no version 9 to be made the default"),
         ("/models/wine/default", '{"number": 1}', 400, "number: unknown; expected"),
         ("/models/wine/default", "[1]", 400, "is JSON but no object"),

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import Loop, Running, running
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "web"))
+sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1] / "web"))
 
 
 @pytest.fixture(scope="session")

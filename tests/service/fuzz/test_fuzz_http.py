@@ -5,25 +5,14 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-import schemathesis
 from bodies import write_rows
 from conftest import Running
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from documented import keep_to_the_document, operations
 from leaks import Watch
 from mutation import case_random, mutated
-from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_schema_conformance,
-    status_code_conformance,
-    unsupported_method,
-)
 
 from service.web.formats import FORMATS
 from service.web.openapi import DOCUMENT
@@ -31,25 +20,6 @@ from service.web.openapi import DOCUMENT
 ROWS = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
 
 
-def no_unforeseen_error(context: schemathesis.CheckContext, response: schemathesis.Response, case: Any) -> None:
-    """504 is the answer to a time limit that was sent along; 503 says that the service is not ready, which it is."""
-    assert response.status_code < 500 or response.status_code == 504
-
-
-CHECKS = [
-    no_unforeseen_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    unsupported_method,
-    negative_data_rejection,
-]
-"""Not that what fits the document is always taken: it says nothing of a model's width."""
-
-OPERATIONS = [
-    (path, method) for path, operations in DOCUMENT["paths"].items() for method in operations if method != "parameters"
-]
-MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 BODIES = [
     (content_type, write_rows(content_type, ROWS, context))
     for content_type in FORMATS
@@ -66,36 +36,13 @@ FRAMING = (
 )
 
 
-def strategy(target: Running, path: str, method: str) -> st.SearchStrategy[schemathesis.Case]:
-    """Requests that the document allows, and such that it does not, half of them of a model that is there."""
-    schema = schemathesis.openapi.from_url(f"{target.http}/openapi.json")
-    operation = schema[path][method]
-
-    def of_a_model(case: schemathesis.Case, model: str | None) -> schemathesis.Case:
-        if model is not None and "model" in (case.path_parameters or {}):
-            case.path_parameters["model"] = model
-        return case
-
-    cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in MODES))
-    return st.builds(of_a_model, cases, st.sampled_from([None, "wine", "wine", "pair"]))
+OPERATIONS = operations(DOCUMENT)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("path", "method"), OPERATIONS)
 def test_the_document_is_kept_to(target: Running, share: Callable[[float], int], path: str, method: str) -> None:
-    @settings(
-        max_examples=share(0.01 / len(OPERATIONS)),
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy(target, path, method))
-    def every(case: schemathesis.Case) -> None:
-        case.call_and_validate(checks=CHECKS)
-
-    every()
+    keep_to_the_document(target.http, path, method, share(0.01 / len(OPERATIONS)))
 
 
 def request(chance: random.Random) -> tuple[bytes, bool]:
