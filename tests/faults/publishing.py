@@ -11,6 +11,9 @@ import flowmodel.bijectors as bij
 import flowmodel.distributions as dist
 import flowmodel.parameters as params
 
+FEATURES = ("alpha", "beta", "gamma")
+"""As in the bodies that the web tests write."""
+
 
 def publish(store: Path, seed: int, *, width: int = 32) -> int:
     """Publish another version of ``wine``; another seed is another flow, a greater width a slower one."""
@@ -21,4 +24,4 @@ def publish(store: Path, seed: int, *, width: int = 32) -> int:
     with torch.no_grad():
         for parameter in flow.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return flowmodel.publish(flow, store, "wine").version
+    return flowmodel.publish(flow, store, "wine", feature_names=FEATURES).version
