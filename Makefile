@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 ENGINE ?= torchserve
 STORE ?= model_store
 CASES ?= 1000000
+MINUTES ?= 20
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALL := $(BIN)/python $(PIP)
 BENCH := .venv-bench/bin/python
@@ -16,7 +17,7 @@ BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test test-faults fuzz audit lint bench bench-kernel bench-gpu bench-quality clean
+.PHONY: help serve train-export test test-faults soak overload fuzz audit lint bench bench-kernel bench-gpu bench-quality clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -50,6 +51,12 @@ test: $(VENV)/.dev ## run every test, the real TorchServe included
 
 test-faults: $(VENV)/.dev ## kill, stop, break and overload the service under load, each fault five times
 	$(BIN)/python -m pytest tests/faults --fault-rounds 5
+
+soak: $(VENV)/.dev ## MINUTES=20 of mixed load and version swaps (ENGINE=inprocess|torchserve), recorded; fails on anything wrong or growing
+	$(BIN)/python tests/faults/soak.py --engine $(ENGINE) --minutes $(MINUTES)
+
+overload: $(VENV)/.dev ## ten times the load that ENGINE can bear: what is answered and how soon, recorded
+	$(BIN)/python tests/faults/overload.py --engine $(ENGINE)
 
 fuzz: $(VENV)/.dev ## try CASES=1000000 cases on every method, address and reader (about an hour)
 	$(BIN)/python -m pytest tests/service/fuzz --fuzz-cases $(CASES) --timeout 0

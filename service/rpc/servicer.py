@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
+import grpc.aio
 from google.protobuf.message import Message
 
 from service.description import describe_model, list_models, model_message
@@ -165,11 +166,14 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
 
         Raises:
             DeadlinePassed: the client read nothing for ``stream_idle_seconds``.
+            CancelledError: the client has left, which gRPC's task for this call has not been told yet.
         """
         idle = self._gateway.settings.stream_idle_seconds
         try:
             async with asyncio.timeout(idle):
                 await context.write(message)
+        except grpc.aio.InternalError as gone:
+            raise asyncio.CancelledError from gone
         except TimeoutError:
             raise DeadlinePassed("STREAM_IDLE", f"the client read nothing for {idle:g} seconds") from None
 

@@ -13,6 +13,16 @@ sys.path.append(str(Path(__file__).parent))
 from publishing import publish
 from served import Served
 
+AGAIN = ("test_clients", "test_shutdown", "test_versions")
+"""Files whose tests, where they do not count their rounds themselves, are repeated as a whole."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    rounds = int(metafunc.config.getoption("--fault-rounds"))
+    if rounds > 1 and metafunc.module.__name__.rpartition(".")[2] in AGAIN and "rounds" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("again")
+        metafunc.parametrize("again", range(1, rounds + 1))
+
 
 @pytest.fixture
 def rounds(request: pytest.FixtureRequest) -> int:

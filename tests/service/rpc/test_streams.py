@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import pytest
 from conftest import Running, Start
@@ -29,6 +31,7 @@ from service.engines.engine import EngineError
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1.density_service_pb2_grpc import DensityServiceStub
 from service.ordered import AHEAD
+from service.rpc.servicer import DensityServicer
 from service.security.tokens import add_token
 from service.tensors import decode, encode
 
@@ -387,6 +390,33 @@ def test_a_service_that_stops_ends_its_streams_between_chunks(start: Start, publ
         stopping.result(20)
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert reason(raised.value) == "DRAINING"
+
+
+class Gone:
+    """The context of a call whose client left while an answer was being written, before its task was cancelled."""
+
+    written = 0
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
+    def time_remaining(self) -> None:
+        return None
+
+    async def write(self, message: Any) -> None:
+        self.written += 1
+        if self.written == 2:
+            raise grpc.aio.InternalError("send_message failed")
+
+
+def test_a_client_that_leaves_during_a_write_is_no_failure(wine: Running, caplog: pytest.LogCaptureFixture) -> None:
+    context = Gone()
+    stream = DensityServicer(wine.service.gateway).StreamSample
+    with pytest.raises(CancelledError):
+        wine.run(stream(pb.StreamSampleRequest(model="wine", count=100, chunk_rows=10), context))
+    assert context.written == 2
+    assert not caplog.records
+    assert wine.metric("density_requests_total", method="StreamSample", code="CANCELLED", model="wine", version="2")
 
 
 def test_a_failing_source_of_chunks_fails_as_itself(client: DensityClient, wine: Running, rows: np.ndarray) -> None:
