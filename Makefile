@@ -10,6 +10,8 @@ MINUTES ?= 20
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INSTALL := $(BIN)/python $(PIP)
 BENCH := .venv-bench/bin/python
+BENCH_SERVICE := .venv-bench-service/bin/python
+BENCH_MLSERVER := .venv-bench-mlserver/bin/python
 # Other implementations, which tests compare with and benchmarks run beside. Some bring old pins of their own, so none of
 # them brings its dependencies.
 PEERS := --no-deps flowtorch zuko nflows umnn tritonclient
@@ -17,7 +19,7 @@ BENCH_PEERS := $(PEERS) normflows pyro-ppl pyro-api
 
 export FLOWMODEL_STORE := $(STORE)
 
-.PHONY: help serve train-export test test-faults soak overload fuzz audit lint bench bench-kernel bench-gpu bench-quality clean
+.PHONY: help serve train-export test test-faults soak overload fuzz audit lint bench bench-kernel bench-gpu bench-quality bench-service h2load clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -98,5 +100,25 @@ bench-gpu: .venv-bench/.done ## the scorer on a GPU against targets, recorded; w
 bench-quality: .venv-bench/.done ## held-out likelihood beside zuko, nflows and FlowJAX on every table (about half an hour)
 	@$(BENCH) benchmarks/bench_quality.py --full
 
+h2load:
+	@command -v h2load >/dev/null || { echo "bench-service needs h2load, which nghttp2 brings: apt-get install nghttp2-client" \
+	  "on Debian and Ubuntu, dnf install nghttp2 on Fedora, brew install nghttp2 on macOS" >&2; exit 1; }
+
+.venv-bench-service/.done: pyproject.toml setup.py $(wildcard flowmodel/kernel/*pp) constraints.txt
+	$(PYTHON) -m venv .venv-bench-service
+	$(BENCH_SERVICE) $(PIP) torch
+	$(BENCH_SERVICE) $(PIP) -e '.[serve,torchserve]' fastapi litserve 'ray[serve]' bentoml
+	@touch $@
+
+# MLServer asks for older versions of what the others need.
+.venv-bench-mlserver/.done:
+	$(PYTHON) -m venv .venv-bench-mlserver
+	$(BENCH_MLSERVER) $(PIP) torch numpy
+	$(BENCH_MLSERVER) -m pip install --quiet --disable-pip-version-check mlserver==1.7.1
+	@touch $@
+
+bench-service: h2load .venv-bench-service/.done .venv-bench-mlserver/.done ## the service beside TorchServe and five other servers, recorded (20 minutes)
+	@BENCH_PYTHON_MLSERVER=$(CURDIR)/$(BENCH_MLSERVER) $(BENCH_SERVICE) benchmarks/bench_service.py
+
 clean: ## remove the virtual environment and the caches; published models stay
-	rm -rf $(VENV) .venv-bench .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-bench-service .venv-bench-mlserver .venv-audit .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,1 @@
+"""What ``bench_service.py`` is made of."""
