@@ -141,6 +141,7 @@ class Batcher:
         self._calls: set[asyncio.Task[None]] = set()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._pump_scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def queue_rows(self) -> int:
@@ -165,13 +166,13 @@ class Batcher:
             DeadlinePassed: the deadline passed first.
             EngineError: the engine failed on this very request.
         """
-        try:
-            async with asyncio.timeout_at(deadline):
-                if not self._fits(rows, patient):
+        if not self._fits(rows, patient):
+            try:
+                async with asyncio.timeout_at(deadline):
                     await self._room(rows, patient)
-                return await self._answer(rows, payload, deadline)
-        except TimeoutError:
-            raise DeadlinePassed("DEADLINE_PASSED", "the deadline passed before the rows were computed") from None
+            except TimeoutError:
+                raise _too_late() from None
+        return await self._answer(rows, payload, deadline)
 
     def _fits(self, rows: int, patient: bool) -> bool:
         most = self._max_queue_rows // PATIENT_SHARE if patient else self._max_queue_rows
@@ -192,14 +193,19 @@ class Batcher:
             await waiter
 
     async def _answer(self, rows: int, payload: object, deadline: float | None) -> tuple[FloatArray, ...]:
-        work = Work(rows, payload, deadline, asyncio.get_running_loop().create_future(), time.perf_counter())
+        loop = self._running_loop()
+        work = Work(rows, payload, deadline, loop.create_future(), time.perf_counter())
         self._queue[work] = None
         self._resize(rows)
         # At the end of this turn of the loop, so that requests that arrive together leave together.
         self._schedule_pump()
+        # A timer of the loop's own: asyncio.timeout costs several times as much.
+        expiry = None if deadline is None else loop.call_at(deadline, self._expire, work)
         try:
             return await work.answer
         finally:
+            if expiry is not None:
+                expiry.cancel()
             self._forget(work)
 
     async def close(self, error: Exception) -> None:
@@ -216,6 +222,14 @@ class Batcher:
         for call in calls:
             call.cancel(str(error))
         await asyncio.gather(*calls, return_exceptions=True)
+
+    def _expire(self, work: Work) -> None:
+        """Answer a request whose deadline passed, queued or under way."""
+        if work.answer.done():
+            return
+        if work in self._queue:
+            self._observer.dropped("expired")
+        work.fail(_too_late())
 
     def _forget(self, work: Work) -> None:
         """Take a request out of the queue whose caller no longer waits."""
@@ -237,10 +251,16 @@ class Batcher:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """The loop, which is asked for once: Python asks the system for the process each time."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
     def _schedule_pump(self) -> None:
         if not self._pump_scheduled:
             self._pump_scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            self._running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         """Start engine calls until the queue is empty or enough are under way."""
@@ -249,7 +269,7 @@ class Batcher:
             chunks = self._next_batch()
             if not chunks:
                 return
-            task = asyncio.get_running_loop().create_task(self._run(chunks))
+            task = self._running_loop().create_task(self._run(chunks))
             self._calls.add(task)
             task.add_done_callback(self._finished)
 
@@ -262,7 +282,7 @@ class Batcher:
 
         Small requests thus go whole and in order, and a giant one fills only what they leave.
         """
-        now = asyncio.get_running_loop().time()
+        now = self._running_loop().time()
         chunks: list[Chunk] = []
         room = self._max_batch_rows
         while room and self._queue:
@@ -276,9 +296,10 @@ class Batcher:
             chunks.append(Chunk(work, work.taken, work.taken + rows))
             work.taken += rows
             room -= rows
-            self._resize(-rows)
             if work.waiting:
                 self._queue[work] = None
+        if chunks:
+            self._resize(room - self._max_batch_rows)
         return chunks
 
     def _wanted(self, work: Work, now: float) -> bool:
@@ -325,6 +346,10 @@ class Batcher:
             wanted = [chunk for chunk in half if self._wanted(chunk.work, now)]
             if wanted:
                 await self._run(wanted)
+
+
+def _too_late() -> DeadlinePassed:
+    return DeadlinePassed("DEADLINE_PASSED", "the deadline passed before the rows were computed")
 
 
 def _check_answer(arrays: Sequence[FloatArray], rows: int) -> None:

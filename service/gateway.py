@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 
@@ -80,6 +80,7 @@ class Gateway:
         self.metrics = metrics
         self.stopping = asyncio.Event()
         self.shadows = ShadowScorer(registry, residency, metrics, settings.default_timeout_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,8 +101,7 @@ class Gateway:
             return f"the {self.engine.name} engine is not well"
         return None
 
-    @contextlib.contextmanager
-    def open(self, request: Request, model: str, version: str) -> Iterator[ServedModel]:
+    def open(self, request: Request, model: str, version: str) -> Opened:
         """The version that answers a request, kept loaded meanwhile and written into the request's account.
 
         Raises:
@@ -109,6 +109,10 @@ class Gateway:
             Unavailable: the service is starting or stopping.
             PermissionDenied: the caller's token is not good for the method.
         """
+        return Opened(self, request, model, version)
+
+    def begin(self, request: Request, model: str, version: str) -> ServedModel:
+        """What ``open`` does when it is entered; ``end`` is its end."""
         if request.method in _SCOPES:
             self._require(_SCOPES[request.method])
         if self.draining:
@@ -117,14 +121,17 @@ class Gateway:
         served = self.registry.resolve(model, version, request.affinity)
         request.model, request.version = served.key.name, str(served.key.version)
         self._active += 1
-        self._idle.clear()
-        try:
-            with served.lease():
-                yield served
-        finally:
-            self._active -= 1
-            if not self._active:
-                self._idle.set()
+        if self._active == 1:
+            self._idle.clear()
+        served.acquire()
+        return served
+
+    def end(self, served: ServedModel) -> None:
+        """A request that was begun is answered."""
+        served.release()
+        self._active -= 1
+        if not self._active:
+            self._idle.set()
 
     @property
     def active(self) -> int:
@@ -142,7 +149,9 @@ class Gateway:
             seconds: what the caller allows from now on; None for the service's default.
         """
         allowed = self.settings.default_timeout_seconds if seconds is None else seconds
-        return asyncio.get_running_loop().time() + allowed
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop.time() + allowed
 
     async def log_prob(
         self,
@@ -171,7 +180,8 @@ class Gateway:
         signature = served.signature
         rows = signature.check_rows(rows, self.settings.max_rows_per_request)
         context = signature.check_context(context, len(rows))
-        await self._charge(len(rows), deadline, patient)
+        if CLIENT.get() is not None:
+            await self._charge(len(rows), deadline, patient)
         bad, row_errors = signature.bad_rows(rows, context)
         if bad is None:
             log_prob = await self._score(served, rows, context, deadline, patient)
@@ -223,22 +233,26 @@ class Gateway:
         await self._charge(count, deadline, patient)
         if seed is None:
             seed = drawn_seed()
-        with _engine_errors():
+        try:
             if not served.resident:
                 await self._residency.ensure(served, deadline)
             payload = DrawPayload(seed, start, context)
             samples, log_prob = await served.sample.submit(count, payload, deadline, patient=patient)
+        except EngineError as error:
+            raise _translated(error) from error
         served.sample_metrics.computed(count)
         return Samples(seed, samples.reshape(count, *signature.event_shape), log_prob)
 
     async def _score(
         self, served: ServedModel, rows: FloatArray, context: FloatArray | None, deadline: float, patient: bool
     ) -> FloatArray:
-        with _engine_errors():
+        try:
             if not served.resident:
                 await self._residency.ensure(served, deadline)
             payload = ScorePayload(rows, context)
             (log_prob,) = await served.log_prob.submit(len(rows), payload, deadline, patient=patient)
+        except EngineError as error:
+            raise _translated(error) from error
         served.log_prob_metrics.computed(len(rows))
         self.shadows.offer(served, rows, context, log_prob)
         return log_prob
@@ -298,40 +312,64 @@ class Gateway:
             raise InvalidRequest("INVALID_COUNT" if violations[0].field == "count" else "INVALID_DRAW", violations)
 
 
+class Opened:
+    """From ``Gateway.open``: a model while a request uses it.
+
+    A class, and not a generator, as are the others that every request passes: it costs a third.
+    """
+
+    __slots__ = ("_arguments", "_gateway", "_served")
+
+    def __init__(self, gateway: Gateway, request: Request, model: str, version: str) -> None:
+        self._gateway = gateway
+        self._arguments = (request, model, version)
+
+    def __enter__(self) -> ServedModel:
+        self._served = self._gateway.begin(*self._arguments)
+        return self._served
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._gateway.end(self._served)
+
+
 def drawn_seed() -> int:
     """A seed for a request that brings none."""
     return secrets.randbits(_DRAWN_SEED_BITS)
 
 
-@contextlib.contextmanager
-def _engine_errors() -> Iterator[None]:
-    """Engine errors as what the caller is answered with."""
-    try:
-        yield
-    except RequestRejected as error:
-        raise InvalidRequest.of(error.reason, error.field, str(error)) from error
-    except EngineUnavailable as error:
-        raise Unavailable("ENGINE_UNAVAILABLE", _first_line(error), retry_after_seconds=1.0) from error
-    except EngineError as error:
-        log.warning("the engine failed on a request: %s", error)
-        raise InternalError("MODEL_FAILED", f"the model failed on this request: {_first_line(error)}") from error
+def _translated(error: EngineError) -> ServiceError:
+    """An engine's error as what the caller is answered with."""
+    if isinstance(error, RequestRejected):
+        return InvalidRequest.of(error.reason, error.field, str(error))
+    if isinstance(error, EngineUnavailable):
+        return Unavailable("ENGINE_UNAVAILABLE", _first_line(error), retry_after_seconds=1.0)
+    log.warning("the engine failed on a request: %s", error)
+    return InternalError("MODEL_FAILED", f"the model failed on this request: {_first_line(error)}")
 
 
-@contextlib.asynccontextmanager
-async def answering(request: Request) -> AsyncIterator[None]:
-    """Write how a request ends into its account, and let nothing but a ``ServiceError`` through to its transport."""
-    try:
-        yield
-    except ServiceError as error:
+def settled(request: Request, error: BaseException | None) -> ServiceError | None:
+    """Write how a request ended into its account.
+
+    Args:
+        request: its account.
+        error: what was raised, if anything.
+
+    Returns:
+        What its transport answers in place of an error that nobody foresaw, which goes into the log; None for others.
+    """
+    if error is None:
+        return None
+    if isinstance(error, ServiceError):
         request.code = error.code
-        raise
-    except asyncio.CancelledError:
+    elif isinstance(error, asyncio.CancelledError):
         request.code = "CANCELLED"
-        raise
-    except Exception as error:
+    elif isinstance(error, Exception):
         request.code = InternalError.code
-        log.exception("%s failed unexpectedly", request.method)
-        raise InternalError("INTERNAL", f"the gateway failed: {type(error).__name__}; its log says more") from error
+        log.error("%s failed unexpectedly", request.method, exc_info=error)
+        return InternalError("INTERNAL", f"the gateway failed: {type(error).__name__}; its log says more")
+    return None
 
 
 def _with_model_errors(row_errors: list[RowError], unanswered: np.ndarray) -> list[RowError]:

@@ -6,6 +6,7 @@ other is ``_OTHER``, and what a version has to itself disappears with it.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,10 @@ METHODS = ("LogProb", "Sample", "StreamLogProb", "StreamSample", "GetModel", "Li
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DIFFERENCES = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 100.0)
 _ROWS = tuple(float(2**power) for power in range(0, 15, 2))
+
+
+_FEW = 4
+"""So many log-densities are counted one by one sooner than all together."""
 
 
 @dataclass(slots=True)
@@ -317,6 +322,11 @@ class LogProbHistogram(Collector):
         if key not in self._counts:
             return
         bounds, counts = self._counts[key]
+        if len(log_prob) <= _FEW:
+            for value in log_prob.tolist():
+                if value == value:
+                    counts[bisect.bisect_left(bounds, value)] += 1
+            return
         answered = log_prob[~np.isnan(log_prob)]
         counts += np.bincount(np.searchsorted(bounds, answered, side="left"), minlength=len(counts))
 

@@ -84,15 +84,24 @@ class ServedModel:
     @contextlib.contextmanager
     def lease(self) -> Iterator[ServedModel]:
         """Keep the version loaded while a request uses it."""
-        self._leases += 1
-        self.used = time.monotonic()
-        self._released.clear()
+        self.acquire()
         try:
             yield self
         finally:
-            self._leases -= 1
-            if not self._leases:
-                self._released.set()
+            self.release()
+
+    def acquire(self) -> None:
+        """Begin a lease, which ``release`` ends."""
+        self._leases += 1
+        self.used = time.monotonic()
+        if self._leases == 1:
+            self._released.clear()
+
+    def release(self) -> None:
+        """End a lease."""
+        self._leases -= 1
+        if not self._leases:
+            self._released.set()
 
     @property
     def tolerance(self) -> float:

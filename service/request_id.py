@@ -12,6 +12,9 @@ HEADER = "x-request-id"
 REQUEST_ID: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """The id of the request that is being answered; empty outside of any."""
 
+GIVEN_ID: contextvars.ContextVar[str] = contextvars.ContextVar("given_id", default="")
+"""What the caller calls the request, usable or not; empty if nothing."""
+
 _MOST_CHARACTERS = 128
 
 
@@ -31,6 +34,7 @@ def identify(given: str) -> str:
     # Nobody has to guess it or not, so the system's random numbers, which cost more than the rest, are not asked.
     request_id = given if usable else f"{random.getrandbits(64):016x}"
     REQUEST_ID.set(request_id)
+    GIVEN_ID.set(given)
     return request_id
 
 

@@ -16,6 +16,10 @@ MAX_ROW_ERRORS = 10_000
 """How many bad rows of one request are described; the others are still answered NaN."""
 
 
+_FEW_NUMBERS = 1024
+"""So many are looked at by one product, which takes a third of the time of a look at each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """Shapes and names of a model's rows and contexts.
@@ -101,7 +105,7 @@ class Signature:
         Returns:
             A mask ``[N]`` of the rows that hold NaN or infinity, or None when there is none, and their descriptions.
         """
-        if np.isfinite(rows).all() and (context is None or np.isfinite(context).all()):
+        if _finite(rows) and (context is None or _finite(context)):
             return None, []
         bad = np.logical_not(np.isfinite(rows).all(axis=1))
         if context is not None:
@@ -128,6 +132,16 @@ class Signature:
         if len(shape) > 1:
             expected += f" or [{count}, {', '.join(map(str, shape))}]"
         return f"shape {list(given)} given, {expected} expected: {self.model} takes {size} {what} ({_listed(names)})"
+
+
+def _finite(values: FloatArray) -> bool:
+    """Whether every number is."""
+    if values.size <= _FEW_NUMBERS:
+        # A sum of squares is finite only if all of them are; where it is not, it may have been too large.
+        flat = values.ravel()
+        if math.isfinite(flat.dot(flat)):
+            return True
+    return bool(np.isfinite(values).all())
 
 
 def missing_columns(expected: Sequence[str], given: Sequence[str]) -> list[Violation]:

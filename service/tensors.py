@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidRequest, Violation
 from service.generated.density.v1 import density_service_pb2 as pb
+
+_LITTLE_ENDIAN = sys.byteorder == "little"
 
 FloatArray = NDArray[Any]
 """An array of float32 or float64."""
@@ -84,7 +87,7 @@ def decode(tensor: pb.Tensor, field: str) -> FloatArray:
 
 def encode(array: FloatArray) -> pb.Tensor:
     """The message that holds an array, row-major and little-endian."""
-    little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    little_endian = array if _LITTLE_ENDIAN and array.dtype.isnative else array.astype(array.dtype.newbyteorder("<"))
     return pb.Tensor(data_type=data_type(array.dtype), shape=array.shape, data=little_endian.tobytes())
 
 

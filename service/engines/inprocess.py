@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from service.engines.engine import (
     Draw,
@@ -25,9 +28,15 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_INLINE_SECONDS = 200e-6
+"""Log-densities that take less are computed in the event loop's thread: the way to another one and back, and the wait
+for the interpreter at its end, take longer, and as much of the processor."""
+
+_TRIALS = 5
+
 
 class InProcessEngine:
-    """Scorers in this process, called on threads so that the event loop never waits for them.
+    """Scorers in this process, called on threads so that the event loop does not wait for them.
 
     Use the TorchServe engine instead where a model that runs out of memory must not take the gateway with it.
 
@@ -47,6 +56,7 @@ class InProcessEngine:
             raise ValueError(f"threads is {threads}; expected at least 1")
         self._threads = threads
         self._scorers: dict[ModelKey, Scorer] = {}
+        self._inline_rows: dict[ModelKey, int] = {}
         self._calls: ThreadPoolExecutor | None = None
         self._parts: ThreadPoolExecutor | None = None
 
@@ -77,17 +87,21 @@ class InProcessEngine:
         """See :meth:`Engine.load`."""
         key = ModelKey(published.name, published.version)
         if key not in self._scorers:
-            self._scorers[key] = await self._run(self._open, published)
+            self._scorers[key], self._inline_rows[key] = await self._run(self._open, published)
             log.info("loaded %s", key)
 
     async def unload(self, key: ModelKey) -> None:
         """See :meth:`Engine.unload`."""
+        self._inline_rows.pop(key, None)
         if self._scorers.pop(key, None) is not None:
             log.info("unloaded %s", key)
 
     async def log_prob(self, key: ModelKey, rows: FloatArray, context: FloatArray | None) -> FloatArray:
         """See :meth:`Engine.log_prob`."""
-        return await self._run(self._scorer(key).log_prob, rows, context)
+        scorer = self._scorer(key)
+        if len(rows) <= self._inline_rows.get(key, 0):
+            return _translated(scorer.log_prob, rows, context)
+        return await self._run(scorer.log_prob, rows, context)
 
     async def sample(
         self, key: ModelKey, draws: Sequence[Draw], context: FloatArray | None
@@ -103,10 +117,12 @@ class InProcessEngine:
         except KeyError:
             raise EngineError(f"{key} is not loaded") from None
 
-    def _open(self, published: PublishedModel) -> Scorer:
+    def _open(self, published: PublishedModel) -> tuple[Scorer, int]:
+        """The scorer, and how many rows of it are computed sooner than a thread can be asked to."""
         from flowmodel.runtime.scoring import Scorer
 
-        return Scorer.load(published.scorer_path, pool=self._parts, threads=self._threads)
+        scorer = Scorer.load(published.scorer_path, pool=self._parts, threads=self._threads)
+        return scorer, int(_INLINE_SECONDS / _seconds_of_a_row(scorer))
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         """Call on one of the engine's threads, its errors made the engine's."""
@@ -117,6 +133,18 @@ class InProcessEngine:
         except RuntimeError as error:
             # The pool was shut down between the check and the call.
             raise EngineUnavailable(f"the in-process engine is closing: {error}") from error
+
+
+def _seconds_of_a_row(scorer: Scorer) -> float:
+    """How long a call with one row takes, the best of a few."""
+    row = np.zeros((1, scorer.event_size), scorer.dtype)
+    context = np.zeros((1, scorer.context_size), scorer.dtype) if scorer.context_size else None
+    times = []
+    for _ in range(_TRIALS):
+        begin = time.perf_counter()
+        scorer.log_prob(row, context)
+        times.append(time.perf_counter() - begin)
+    return max(min(times), 1e-7)
 
 
 def _prepare() -> None:

@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+from types import TracebackType
 from typing import TypeAlias
 
 import grpc
 
 from service.errors import DeadlinePassed, ServiceError
-from service.gateway import Gateway, answering
+from service.gateway import Gateway, settled
 from service.metrics import Request
+from service.request_id import GIVEN_ID
 from service.rpc.status import to_status
 
 Context: TypeAlias = grpc.aio.ServicerContext
 
 
-@contextlib.asynccontextmanager
-async def account_for(gateway: Gateway, method: str, context: Context) -> AsyncIterator[Request]:
-    """Account for one call; a service error in it ends the call with its rich status."""
-    try:
-        with gateway.metrics.request(method) as account:
-            account.affinity = given_request_id(context)
-            try:
-                async with answering(account):
-                    yield account
-            except asyncio.CancelledError:
-                # gRPC cancels a call whose deadline passed, as it does one whose client went away.
-                if context.time_remaining() == 0:
-                    account.code = DeadlinePassed.code
-                raise
-    except ServiceError as error:
-        await context.abort_with_status(to_status(error))
+class CallAccount:
+    """Accounts for one call; a service error in it ends the call with its rich status.
+
+    Args:
+        gateway: keeps the accounts.
+        method: as the RPC is called.
+        context: of the call.
+    """
+
+    __slots__ = ("_account", "_context", "_timed")
+
+    def __init__(self, gateway: Gateway, method: str, context: Context) -> None:
+        self._timed = gateway.metrics.request(method)
+        self._context = context
+
+    async def __aenter__(self) -> Request:
+        self._account = self._timed.__enter__()
+        self._account.affinity = GIVEN_ID.get()
+        return self._account
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        failure = settled(self._account, error) or error
+        # gRPC cancels a call whose deadline passed, as it does one whose client went away.
+        if isinstance(error, asyncio.CancelledError) and self._context.time_remaining() == 0:
+            self._account.code = DeadlinePassed.code
+        self._timed.__exit__(None, None, None)
+        if isinstance(failure, ServiceError):
+            await self._context.abort_with_status(to_status(failure))
 
 
 def deadline_of(gateway: Gateway, context: Context) -> float:
     """When the answer is due, on the event loop's clock."""
     return gateway.deadline(context.time_remaining())
-
-
-def given_request_id(context: Context) -> str:
-    """What the caller calls this request; empty if nothing."""
-    for name, value in context.invocation_metadata() or ():
-        if name == "x-request-id":
-            return value if isinstance(value, str) else value.decode("latin-1")
-    return ""

@@ -17,7 +17,7 @@ from service.errors import InternalError, InvalidRequest, ServiceError
 from service.metrics import Metrics
 from service.request_id import HEADER, identify
 from service.rpc.status import to_status
-from service.security.admission import Admission
+from service.security.admission import Admission, Admitted
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +77,17 @@ class Gate:
             return read_each(given) if handler.request_streaming else read(given)
 
         async def one(given: Any, context: Any) -> Any:
-            _identify(context)
+            authorization = _identify(context)
             try:
-                with self._admitted(context) if guarded else contextlib.nullcontext():
+                with self._admitted(context, authorization) if guarded else contextlib.nullcontext():
                     return await answer(request(given), context)
             except Exception as error:
                 await _abort(context, method, error)
 
         async def many(given: Any, context: Any) -> AsyncIterator[Any]:
-            _identify(context)
+            authorization = _identify(context)
             try:
-                with self._admitted(context) if guarded else contextlib.nullcontext():
+                with self._admitted(context, authorization) if guarded else contextlib.nullcontext():
                     async with contextlib.aclosing(answer(request(given), context)) as messages:
                         async for message in messages:
                             yield message
@@ -98,8 +98,9 @@ class Gate:
         behaviour: Callable[..., Any] = many if inspect.isasyncgenfunction(answer) else one
         return _handler(handler, behaviour)
 
-    def _admitted(self, context: Any) -> contextlib.AbstractContextManager[None]:
-        return self._admission.admit(_authorization(context), _address(context.peer()))
+    def _admitted(self, context: Any, authorization: str | None) -> Admitted:
+        peer = _address(context.peer()) if self._admission.asks_for_peers else ""
+        return self._admission.admit(authorization, peer)
 
 
 class _GatedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -145,19 +146,26 @@ def _handler(like: grpc.RpcMethodHandler, behaviour: Callable[..., Any]) -> grpc
     return make(behaviour, request_deserializer=None, response_serializer=like.response_serializer)
 
 
-def _identify(context: Any) -> None:
-    """Give the call its id, and the caller's own back; who has none learns it from an error alone."""
-    given = next((value for name, value in context.invocation_metadata() or () if name == HEADER), "")
+def _identify(context: Any) -> str | None:
+    """Give the call its id, and the caller's own back; who has none learns it from an error alone.
+
+    Returns:
+        What the caller presents as authorization.
+    """
+    given, authorization = "", None
+    for name, value in context.invocation_metadata() or ():
+        if name == HEADER and not given:
+            given = _text(value)
+        elif name == "authorization" and authorization is None:
+            authorization = _text(value)
     request_id = identify(given)
     if request_id == given:
         context.set_trailing_metadata(((HEADER, request_id),))
+    return authorization
 
 
-def _authorization(context: Any) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == "authorization":
-            return value if isinstance(value, str) else value.decode("latin-1")
-    return None
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode("latin-1")
 
 
 def _address(peer: str) -> str:

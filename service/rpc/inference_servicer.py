@@ -28,7 +28,7 @@ from service.inference import (
     shaped,
     to_bytes,
 )
-from service.rpc.call import Context, account_for, deadline_of
+from service.rpc.call import CallAccount, Context, deadline_of
 
 _CONTENTS = {
     "BOOL": "bool_contents",
@@ -66,7 +66,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         """Whether this model can be asked."""
-        async with account_for(self._gateway, "GetModel", context) as account:
+        async with CallAccount(self._gateway, "GetModel", context) as account:
             try:
                 with self._gateway.open(account, request.name, request.version):
                     return pb.ModelReadyResponse(ready=self._gateway.engine.healthy)
@@ -79,7 +79,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """What a model takes and answers."""
-        async with account_for(self._gateway, "GetModel", context) as account:
+        async with CallAccount(self._gateway, "GetModel", context) as account:
             with self._gateway.open(account, request.name, request.version) as served:
                 inputs, outputs = describe(served)
                 return pb.ModelMetadataResponse(
@@ -92,7 +92,7 @@ class InferenceServicer(pb_grpc.GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         """Log-densities of rows, or samples."""
-        async with account_for(self._gateway, _method(request), context) as account:
+        async with CallAccount(self._gateway, _method(request), context) as account:
             asked = InferenceRequest(
                 model=request.model_name,
                 version=request.model_version,

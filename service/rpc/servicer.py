@@ -16,7 +16,7 @@ from service.gateway import Gateway
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
 from service.registry import ServedModel
-from service.rpc.call import Context, account_for, deadline_of
+from service.rpc.call import CallAccount, Context, deadline_of
 from service.rpc.status import row_error_message
 from service.streams import DrawOrder, RowChunk, Streams
 from service.tensors import decode, encode
@@ -34,7 +34,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
 
     async def LogProb(self, request: pb.LogProbRequest, context: Context) -> pb.LogProbResponse:
         """Natural log-density of each row."""
-        async with account_for(self._gateway, "LogProb", context) as account:
+        async with CallAccount(self._gateway, "LogProb", context) as account:
             with self._gateway.open(account, request.model, request.version) as served:
                 rows = decode(request.rows, "rows")
                 given = decode(request.context, "context") if request.HasField("context") else None
@@ -48,7 +48,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
 
     async def Sample(self, request: pb.SampleRequest, context: Context) -> pb.SampleResponse:
         """Samples of a model."""
-        async with account_for(self._gateway, "Sample", context) as account:
+        async with CallAccount(self._gateway, "Sample", context) as account:
             if request.HasField("seed"):
                 account.affinity = f"seed {request.seed}"
             with self._gateway.open(account, request.model, request.version) as served:
@@ -73,7 +73,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
         self, requests: AsyncIterator[pb.StreamLogProbRequest], context: Context
     ) -> None:
         """Natural log-densities of chunks of rows, in their order."""
-        async with account_for(self._gateway, "StreamLogProb", context) as account:
+        async with CallAccount(self._gateway, "StreamLogProb", context) as account:
             streams = self._streams(context)
             first = await streams.attend(anext(requests, None))
             if first is None:
@@ -95,7 +95,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
         self, request: pb.StreamSampleRequest, context: Context
     ) -> None:
         """Samples of a model, chunk by chunk."""
-        async with account_for(self._gateway, "StreamSample", context) as account:
+        async with CallAccount(self._gateway, "StreamSample", context) as account:
             if request.HasField("seed"):
                 account.affinity = f"seed {request.seed}"
             with self._gateway.open(account, request.model, request.version) as served:
@@ -120,14 +120,14 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         """What one model takes."""
-        async with account_for(self._gateway, "GetModel", context) as account:
+        async with CallAccount(self._gateway, "GetModel", context) as account:
             with self._gateway.open(account, request.model, request.version):
                 described = describe_model(self._gateway.registry, request.model, request.version)
             return pb.GetModelResponse(model=model_message(described))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         """Every model that answers now."""
-        async with account_for(self._gateway, "ListModels", context):
+        async with CallAccount(self._gateway, "ListModels", context):
             if request.page_size < 0:
                 raise InvalidRequest.of(
                     "INVALID_PAGE_SIZE", "page_size", f"{request.page_size} given; 0 or more expected"

@@ -99,9 +99,8 @@ class Client:
         """Whether forgetting the client would change nothing."""
         return not self._at_once and all(bucket is None or bucket.full for bucket in (self._requests, self._rows))
 
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """One request, for as long as it takes.
+    def begin(self) -> None:
+        """A request begins; ``end`` is its end.
 
         Raises:
             LimitExceeded: it would be one too many.
@@ -117,10 +116,10 @@ class Client:
         if wait:
             raise self._too_fast("requests", wait)
         self._at_once += 1
-        try:
-            yield
-        finally:
-            self._at_once -= 1
+
+    def end(self) -> None:
+        """A request that was begun is answered."""
+        self._at_once -= 1
 
     def take_rows(self, rows: int) -> None:
         """Rows of a request are to be scored or drawn.
@@ -159,12 +158,15 @@ class Limits:
     Args:
         settings: the limits.
         clock: seconds that only grow.
+
+    Attributes:
+        each: whether there are limits for each client.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._each = any(
+        self.each = any(
             limit is not None
             for limit in (
                 settings.client_requests_per_second,
@@ -177,7 +179,15 @@ class Limits:
 
     @contextlib.contextmanager
     def request(self, token: str, peer: str) -> Iterator[None]:
-        """One request, for as long as it takes; its client is in ``CLIENT`` from then on.
+        """One request, for as long as it takes; see ``begin``."""
+        client = self.begin(token, peer)
+        try:
+            yield
+        finally:
+            self.end(client)
+
+    def begin(self, token: str, peer: str) -> Client | None:
+        """A request begins; its client is in ``CLIENT`` from then on, and to be handed to ``end``.
 
         Args:
             token: name of the caller's token; empty where none is asked for.
@@ -194,18 +204,19 @@ class Limits:
                 retry_after_seconds=_COME_BACK_SECONDS,
             )
         client = (
-            self._client(f"the token {token!r}" if token else f"the address {network(peer)}") if self._each else None
+            self._client(f"the token {token!r}" if token else f"the address {network(peer)}") if self.each else None
         )
         CLIENT.set(client)
+        if client is not None:
+            client.begin()
         self._at_once += 1
-        try:
-            if client is None:
-                yield
-            else:
-                with client.request():
-                    yield
-        finally:
-            self._at_once -= 1
+        return client
+
+    def end(self, client: Client | None) -> None:
+        """A request that was begun is answered."""
+        if client is not None:
+            client.end()
+        self._at_once -= 1
 
     def __len__(self) -> int:
         """How many clients are remembered."""

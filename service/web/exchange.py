@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import DeadlinePassed, InternalError, RequestCancelled, ServiceError
-from service.gateway import Gateway, answering
+from service.gateway import Gateway, settled
 from service.metrics import Request as Account
 from service.registry import ServedModel
 from service.web.answers import error_answer
@@ -50,19 +51,16 @@ class Exchange:
         self._answer: Response | None = None
         self._begun = False
 
-    @contextlib.asynccontextmanager
-    async def account(self, method: str) -> AsyncIterator[Account]:
+    def account(self, method: str) -> ExchangeAccount:
         """Account for the request; a service error in it becomes its answer, or cuts off the one that was begun."""
-        try:
-            with self.gateway.metrics.request(method) as account:
-                account.affinity = self.request.headers.get("x-request-id", "")
-                async with answering(account):
-                    yield account
-        except ServiceError as error:
-            if self._begun:
-                log.warning("the answer to %s was cut off: %s: %s", self.request.url.path, error.reason, error)
-            else:
-                self.answer(self._refuse(error))
+        return ExchangeAccount(self, method)
+
+    def fail(self, error: ServiceError) -> None:
+        """Answer with an error, where no answer was begun."""
+        if self._begun:
+            log.warning("the answer to %s was cut off: %s: %s", self.request.url.path, error.reason, error)
+        else:
+            self.answer(self._refuse(error))
 
     def open(self, account: Account) -> contextlib.AbstractContextManager[ServedModel]:
         """The version that the request's address names."""
@@ -165,6 +163,31 @@ class Exchange:
         answer.headers["Vary"] = "Accept, Accept-Encoding"
 
 
+class ExchangeAccount:
+    """From ``Exchange.account``: accounts for one request."""
+
+    __slots__ = ("_account", "_exchange", "_timed")
+
+    def __init__(self, exchange: Exchange, method: str) -> None:
+        self._exchange = exchange
+        self._timed = exchange.gateway.metrics.request(method)
+
+    async def __aenter__(self) -> Account:
+        self._account = self._timed.__enter__()
+        self._account.affinity = self._exchange.request.headers.get("x-request-id", "")
+        return self._account
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        failure = settled(self._account, error) or error
+        self._timed.__exit__(None, None, None)
+        if isinstance(failure, ServiceError):
+            self._exchange.fail(failure)
+            return True
+        return False
+
+
 async def _write(
     writer: Writer[Value],
     first: Value,
@@ -233,17 +256,24 @@ async def while_connected(request: Request, answer: Coroutine[Any, Any, Value]) 
     Raises:
         RequestCancelled: the client went away.
     """
-    working = asyncio.ensure_future(answer)
+    task = asyncio.current_task()
     listening = asyncio.ensure_future(_disconnected(request.receive))
+
+    def leave(_: object) -> None:
+        if task is not None and not listening.cancelled():
+            task.cancel()
+
+    listening.add_done_callback(leave)
     try:
-        await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise RequestCancelled("CANCELLED", "the client went away before its answer was ready")
+        return await answer
+    except asyncio.CancelledError:
+        # By whoever ends the service, or by the client's leaving, which is answered for here.
+        if task is None or not listening.done() or task.uncancel() > 0:
+            raise
+        raise RequestCancelled("CANCELLED", "the client went away before its answer was ready") from None
     finally:
-        working.cancel()
+        listening.remove_done_callback(leave)
         listening.cancel()
-        await asyncio.gather(working, listening, return_exceptions=True)
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
