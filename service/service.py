@@ -15,6 +15,7 @@ from service.engines import create
 from service.engines.engine import Engine
 from service.gateway import Gateway
 from service.loading import VersionLoader
+from service.memory import give_back
 from service.metrics import Metrics
 from service.registry import ModelRegistry
 from service.residency import Residency
@@ -99,6 +100,7 @@ class Service:
             EngineError: the engine cannot be started.
         """
         self._tasks.append(asyncio.create_task(self._report_health()))
+        self._tasks.append(asyncio.create_task(give_back()))
         await self.engine.start()
         await self.watcher.look()
         self._tasks.append(asyncio.create_task(self.watcher.run()))

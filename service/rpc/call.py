@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import grpc
 
@@ -15,6 +16,8 @@ from service.request_id import GIVEN_ID
 from service.rpc.status import to_status
 
 Context: TypeAlias = grpc.aio.ServicerContext
+
+Value = TypeVar("Value")
 
 
 class CallAccount:
@@ -52,3 +55,19 @@ class CallAccount:
 def deadline_of(gateway: Gateway, context: Context) -> float:
     """When the answer is due, on the event loop's clock."""
     return gateway.deadline(context.time_remaining())
+
+
+async def to_its_end(operation: Awaitable[Value]) -> Value:
+    """A read or write of gRPC's, which goes on to its end where whoever waits for it is cancelled.
+
+    Cancelled itself, it would never free the message that it holds, nor the buffer that the message came in.
+    """
+    running = asyncio.ensure_future(operation)
+    running.add_done_callback(_noticed)
+    return await asyncio.shield(running)
+
+
+def _noticed(running: asyncio.Future[Value]) -> None:
+    """Keep asyncio from complaining of a failure that nobody waited for any more."""
+    if not running.cancelled():
+        running.exception()

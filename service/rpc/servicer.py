@@ -16,7 +16,7 @@ from service.gateway import Gateway
 from service.generated.density.v1 import density_service_pb2 as pb
 from service.generated.density.v1 import density_service_pb2_grpc as pb_grpc
 from service.registry import ServedModel
-from service.rpc.call import CallAccount, Context, deadline_of
+from service.rpc.call import CallAccount, Context, deadline_of, to_its_end
 from service.rpc.status import row_error_message
 from service.streams import DrawOrder, RowChunk, Streams
 from service.tensors import decode, encode
@@ -75,7 +75,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
         """Natural log-densities of chunks of rows, in their order."""
         async with CallAccount(self._gateway, "StreamLogProb", context) as account:
             streams = self._streams(context)
-            first = await streams.attend(anext(requests, None))
+            first = await streams.attend(to_its_end(anext(requests, None)))
             if first is None:
                 return
             with self._gateway.open(account, first.model, first.version) as served:
@@ -159,7 +159,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
             rows = decode(message.rows, "rows")
             given_context = decode(message.context, "context") if message.HasField("context") else None
             yield RowChunk(message.chunk, rows, given_context)
-            message = await streams.attend(anext(requests, None))
+            message = await streams.attend(to_its_end(anext(requests, None)))
 
     async def _write(self, context: Context, message: Message) -> None:
         """Send one answer of a stream; returns when the client's window has room for it.
@@ -171,7 +171,7 @@ class DensityServicer(pb_grpc.DensityServiceServicer):
         idle = self._gateway.settings.stream_idle_seconds
         try:
             async with asyncio.timeout(idle):
-                await context.write(message)
+                await to_its_end(context.write(message))
         except grpc.aio.InternalError as gone:
             raise asyncio.CancelledError from gone
         except TimeoutError:

@@ -11,7 +11,9 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 PROGRAM = [sys.executable, "-c", "from service.command import serve; serve()"]
 
@@ -50,6 +52,12 @@ class Served:
         addresses = re.search(r"gRPC (\S+), HTTP (\S+),", ready)
         assert addresses, f"{ready!r} {self.errors}"
         self.grpc, self.http = addresses.groups()
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        text = httpx.get(f"{self.http}/metrics", trust_env=False, timeout=30).text
+        families = text_string_to_metric_families(text)
+        return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
     def kill(self, name: str) -> set[psutil.Process]:
         """Kill the JVM, or the workers, as the kernel would for want of memory; who they were."""

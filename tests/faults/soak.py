@@ -23,10 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 from flatness import FEWEST, MEGA, Tolerance, Verdict, judge
-from prometheus_client.parser import text_string_to_metric_families
 from publishing import publish
 from rotation import Rotation, Truth
 from served import Served, wait_until
@@ -110,16 +108,6 @@ def _held(name: str, processes: list[psutil.Process]) -> dict[str, float]:
     return total
 
 
-def metrics(served: Served) -> dict[str, float]:
-    """The sum of each metric's samples."""
-    text = httpx.get(f"{served.http}/metrics", trust_env=False, timeout=30).text
-    total: dict[str, float] = {}
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            total[sample.name] = total.get(sample.name, 0.0) + sample.value
-    return total
-
-
 def soak(engine: str, minutes: float) -> dict[str, Any]:
     """One run's record."""
     with tempfile.TemporaryDirectory() as folder:
@@ -188,9 +176,9 @@ def _after(served: Served, watch: Watch, before: dict[str, float]) -> list[str]:
     complaints = []
     for name in ("density_inflight_requests", "density_queue_rows"):
         try:
-            wait_until(lambda name=name: metrics(served)[name] == 0, name)
+            wait_until(lambda name=name: served.metric(name) == 0, name)
         except AssertionError:
-            complaints.append(f"{name} is {metrics(served)[name]:g} when nobody asks any more")
+            complaints.append(f"{name} is {served.metric(name):g} when nobody asks any more")
     for name in ("gateway: files", "gateway: threads"):
         try:
             wait_until(lambda name=name: watch.look()[name] <= before[name] + LEFT_OPEN, name)

@@ -7,11 +7,9 @@ import subprocess
 import sys
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 from load import Load, check_right
-from prometheus_client.parser import text_string_to_metric_families
 from publishing import publish
 from served import Served, wait_until
 
@@ -30,13 +28,6 @@ with DensityClient(sys.argv[1]) as client:
         client.log_prob("wine", np.zeros((20000, 3), np.float32))
         print("asked", flush=True)
 """
-
-
-def metric(served: Served, name: str) -> float:
-    """The sum of a metric's samples."""
-    text = httpx.get(f"{served.http}/metrics", trust_env=False, timeout=30).text
-    families = text_string_to_metric_families(text)
-    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +75,8 @@ def others_are_answered(load: Load, store) -> None:
 
 def all_is_well(served: Served, load: Load, store) -> None:
     others_are_answered(load, store)
-    wait_until(lambda: metric(served, "density_inflight_requests") == 0, "no request is under way any more")
-    wait_until(lambda: metric(served, "density_queue_rows") == 0, "no row waits any more")
+    wait_until(lambda: served.metric("density_inflight_requests") == 0, "no request is under way any more")
+    wait_until(lambda: served.metric("density_queue_rows") == 0, "no row waits any more")
     assert not any("Traceback" in line for line in served.errors), "\n".join(served.errors)
 
 
@@ -112,12 +103,12 @@ def test_a_stream_that_is_not_read(served, load, store):
     with grpc.insecure_channel(served.grpc) as channel:
         stream = DensityServiceStub(channel).StreamSample(pb.StreamSampleRequest(model="wine", count=10**8))
         next(stream)
-        drawn = metric(served, "density_rows_total")
+        drawn = served.metric("density_rows_total")
         others_are_answered(load, store)
         # Flow control holds the engine back: of a hundred million samples only a window's worth is drawn ahead.
-        assert metric(served, "density_rows_total") - drawn < 10**7
+        assert served.metric("density_rows_total") - drawn < 10**7
         stream.cancel()
-    wait_until(lambda: metric(served, "density_inflight_requests") == 0, "the stream is given up")
+    wait_until(lambda: served.metric("density_inflight_requests") == 0, "the stream is given up")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +158,7 @@ def test_a_queue_ten_times_oversubscribed_refuses_at_once_and_answers_the_rest(s
     refused = [answer for answer in answers if answer.code == "RESOURCE_EXHAUSTED"]
     assert {(answer.reason, answer.hint) for answer in refused} == {("QUEUE_FULL", True)}
     check_right(crowd, store, answers)
-    assert metric(served, "density_rejected_total") == len(refused)
+    assert served.metric("density_rejected_total") == len(refused)
 
 
 def test_deadlines_shorter_than_the_queue_are_kept_and_the_patient_are_answered(serve_slow):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import soak
 from flatness import MEGA, Tolerance, judge
 from publishing import publish
 from rotation import Rotation, Truth
-from traffic import KINDS, AsyncCaller
+from traffic import KINDS, AsyncCaller, Caller, Traffic
 
 from flowmodel.artefact.store import ModelStore
 from flowmodel.runtime.scoring import Scorer
@@ -83,6 +84,15 @@ def test_a_wrong_answer_and_a_wrong_version_are_seen(store) -> None:
     truth.check_version("1", since)
     with pytest.raises(AssertionError, match="version 1 answered where"):
         truth.check_version("1", truth.mark())
+
+
+def test_torchserve_answers_every_kind_of_request(serve, store) -> None:
+    served = serve("torchserve")
+    traffic, stopping = Traffic(served.grpc, served.http, Truth(store, 1)), threading.Event()
+    stopping.set()
+    Caller(traffic, 0).run(stopping)
+    assert traffic.failures == []
+    assert traffic.kinds() == {kind.__name__.replace("_", " "): 1 for kind in KINDS}
 
 
 def test_a_soak_of_seconds(tmp_path, capsys) -> None:

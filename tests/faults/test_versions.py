@@ -7,9 +7,15 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from load import Load, check_right
 from publishing import publish
+from served import wait_until
+
+from flowmodel.artefact.store import ModelStore
+from flowmodel.runtime.scoring import Scorer
+from service.client import DensityClient
 
 ENGINES = ("inprocess", "torchserve")
 
@@ -44,6 +50,37 @@ def test_publishing_choosing_and_rolling_back(serve, store, rounds, engine):
     answers = load.stop()
     assert {answer.code for answer in answers} == {"OK"}
     assert check_right(load, store, answers) == {str(version) for version in range(1, rounds + 2)}
+
+
+def test_a_canary_a_shadow_and_less_memory_than_versions(serve, store):
+    for seed in (2, 3):
+        publish(store, seed)
+    rows = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    paths = [ModelStore(store).open("wine", version).scorer_path for version in (1, 2, 3)]
+    right = {str(number): Scorer.load(path).log_prob(rows, None) for number, path in enumerate(paths, start=1)}
+    limit = 2 * max(path.stat().st_size for path in paths)
+    served = serve(loaded_versions=3, max_loaded_bytes=limit)
+    with DensityClient(served.grpc) as client:
+
+        def ask(version: int | None = None) -> str:
+            scores = client.score("wine", rows, version=version)
+            np.testing.assert_array_equal(scores.log_prob, right[scores.version])
+            return scores.version
+
+        assert ask() == "3"
+        assert [ask(version) for version in (1, 2, 3, 1, 2, 3)] == ["1", "2", "3", "1", "2", "3"]
+        assert served.metric("density_model_evictions_total") >= 2
+        assert served.metric("density_loaded_bytes") <= limit
+
+        flowmodel("models", "canary", "wine", 2, "--weight", 0.5, "--store", store)
+        wait_until(lambda: ask() == "2", "the canary answers")
+        assert {ask() for _ in range(10)} == {"2", "3"}
+
+        flowmodel("models", "canary", "wine", "none", "--store", store)
+        flowmodel("models", "shadow", "wine", 1, "--store", store)
+        wait_until(lambda: ask() and served.metric("density_shadow_rows_total") > 0, "the shadow is asked as well")
+        assert {ask() for _ in range(10)} == {"3"}
+    assert not any("Traceback" in line for line in served.errors), served.errors
 
 
 def corrupt(folder):
