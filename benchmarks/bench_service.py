@@ -76,8 +76,7 @@ def main() -> None:
             if not record.find(SCORER, cores, ["scorer", number]):
                 record.put({"section": SCORER, "threads": cores, "key": ["scorer", number], **scorer_alone(model, 1.0)})
             for name in given.subjects:
-                late = given.at_most is not None and time.time() > begin + given.at_most
-                if late or name in failed or record.find(LOAD, cores, [name, number]):
+                if time.time() > begin + given.at_most or name in failed or record.find(LOAD, cores, [name, number]):
                     continue
                 if not _measured(record, name, number, model, given, effort):
                     failed.append(name)
@@ -99,7 +98,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=1, help="affine autoregressive layers of the flow")
     parser.add_argument("--record", type=Path, help="JSON file to go on from; the page lies beside it")
     parser.add_argument("--again", action="store_true", help="measure the servers anew")
-    parser.add_argument("--at-most", type=float, metavar="SECONDS", help="start no server after so long")
+    parser.add_argument("--at-most", type=float, default=1500.0, metavar="SECONDS",
+                        help="start no server after so long (1500)")  # fmt: skip
     given = parser.parse_args()
     given.subjects = given.subjects or (QUICK_SERVERS if given.quick else list(SERVERS))
     given.rounds = given.rounds or (1 if given.quick else 3)

@@ -76,7 +76,7 @@ def measure(server: Server, model: Model, rows: list[int], inflight: list[int], 
                 try:
                     cell |= _load(process, protocol, address, question, together, length, effort)
                 except load.LoadError as error:
-                    cell["failed"] = str(error)[-500:]
+                    cell |= {"rate": 0.0, "failed": str(error)[-500:]}
                 cells.append(cell)
         return {"cells": cells, "start_seconds": round(up, 1), "megabytes": round(process.megabytes())}
 

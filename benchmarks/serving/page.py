@@ -89,7 +89,7 @@ def _throughput(cells: Cells, rows: int, inflight: list[int]) -> str:
         content = [subject]
         for together in inflight:
             rate = cells.median(subject, rows, together)
-            if rate is None:
+            if not rate:
                 content += [cells.failure(subject, rows, together) or "", "", "", "", ""]
                 continue
             figures = [cells.median(subject, rows, together, name) for name in ("p50", "p99", "cpu_us")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -120,9 +121,11 @@ class Cells:
         return next((cell["failed"] for cell in rounds if "failed" in cell), None)
 
     def ratio(self, subject: str, base: str, rows: int, inflight: int) -> float | None:
-        """Median over the rounds of the ratio within a round."""
+        """Median over the rounds of the ratio within a round, infinite where the base answered nothing."""
         above, below = self.values(subject, rows, inflight), self.values(base, rows, inflight)
-        ratios = [above[number] / below[number] for number in above.keys() & below.keys()]
+        ratios = [
+            above[number] / below[number] if below[number] else math.inf for number in above.keys() & below.keys()
+        ]
         return statistics.median(ratios) if ratios else None
 
     def others(self, subjects: tuple[str, ...], rows: int, inflight: int) -> float | None:

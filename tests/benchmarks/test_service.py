@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -147,6 +148,13 @@ def test_what_the_gateway_adds_is_its_latency_less_its_engines():
 
 
 def test_a_figure_that_could_not_be_taken_says_why():
-    failed = {"subject": subjects.FASTAPI, "rows": 64, "inflight": 32, "failed": "no request was answered\nin the time"}
-    text = page.markdown([row(subjects.FASTAPI, 0, failed, cell(subjects.FASTAPI, 64, 256, 10.0))], "heading")
+    why = "no request was answered\nin the time"
+    failed = {"subject": subjects.FASTAPI, "rows": 64, "inflight": 32, "rate": 0.0, "failed": why}
+    rows = [
+        row(subjects.FASTAPI, 0, failed, cell(subjects.FASTAPI, 64, 256, 10.0)),
+        row(subjects.OURS, 0, cell(subjects.OURS, 64, 32, 10.0), failed | {"subject": subjects.OURS, "inflight": 256}),
+    ]
+    found = {each.where: (each.measured, each.reached) for each in targets.verdicts(rows)}
+    assert found == {"rows: 64, in flight: 32": (math.inf, True), "rows: 64, in flight: 256": (0.0, False)}
+    text = page.markdown(rows, "heading")
     assert "| FastAPI | no request was answered in the time |" in text

@@ -24,7 +24,7 @@ class Density:
         self._scorer = PlainScorer(os.environ["BENCH_SCORER"])
 
     # It counts rows where the others count requests.
-    @bentoml.api(batchable=True, max_batch_size=int(os.environ["BENCH_BATCH"]) * 4096, max_latency_ms=60_000)
+    @bentoml.api(batchable=True, max_batch_size=int(os.environ.get("BENCH_BATCH", "1")) * 4096, max_latency_ms=60_000)
     def log_prob(self, rows: np.ndarray) -> np.ndarray:
         return self._scorer.log_prob(np.ascontiguousarray(rows, np.float32))
 
