@@ -6,20 +6,18 @@ other is ``_OTHER``, and what a version has to itself disappears with it.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from service.engines.engine import ModelKey
+from service.log_prob_histogram import LogProbHistogram, SharedLogProbHistogram
+from service.shared_metrics import SharedMetrics
 from service.tensors import FloatArray
 
 OTHER = "_OTHER"
@@ -29,10 +27,6 @@ METHODS = ("LogProb", "Sample", "StreamLogProb", "StreamSample", "GetModel", "Li
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _DIFFERENCES = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 100.0)
 _ROWS = tuple(float(2**power) for power in range(0, 15, 2))
-
-
-_FEW = 4
-"""So many log-densities are counted one by one sooner than all together."""
 
 
 @dataclass(slots=True)
@@ -57,6 +51,9 @@ class Request:
 class Metrics:
     """All metrics of one gateway, in a registry of their own.
 
+    Args:
+        shared: where several gateways keep their counts, which each of them then exposes added up.
+
     Example:
         >>> metrics = Metrics()
         >>> with metrics.request("LogProb") as request:
@@ -67,19 +64,24 @@ class Metrics:
         1.0
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shared: SharedMetrics | None = None) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
+        self._shared = shared is not None
+        if shared is None:
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+        self._exposed = self.registry if shared is None else shared.registry()
         self._requests = self._counter("requests", "Requests answered.", "method", "code", "model", "version")
         self._durations = self._histogram(
             "request_duration_seconds", "From the request's arrival to its answer.", _SECONDS, "method", "model"
         )
-        self._inflight = self._gauge("inflight_requests", "Requests being answered now.", "method")
+        self._inflight = self._gauge("inflight_requests", "Requests being answered now.", "livesum", "method")
         self._rows = self._counter("rows", "Rows scored or drawn.", "method", "model", "version")
         self._row_errors = self._counter("row_errors", "Rows answered NaN.", "model", "version")
         self._batch_rows = self._histogram("batch_rows", "Rows of one engine call.", _ROWS, "method", "model")
-        self._queue_rows = self._gauge("queue_rows", "Rows that wait for the engine.", "method", "model", "version")
+        self._queue_rows = self._gauge(
+            "queue_rows", "Rows that wait for the engine.", "livesum", "method", "model", "version"
+        )
         self._queue_waits = self._histogram(
             "queue_wait_seconds", "From a request's arrival to its first engine call.", _SECONDS, "method", "model"
         )
@@ -89,12 +91,15 @@ class Metrics:
         self._rejected = self._counter("rejected", "Requests not computed, by why.", "reason")
         self._loads = self._counter("model_loads", "Attempts to load a model version.", "model", "result")
         self._info = self._gauge(
-            "model_info", "Loaded model versions; always 1.", "model", "version", "engine", "dtype"
+            "model_info", "Loaded model versions; always 1.", "livemax", "model", "version", "engine", "dtype"
         )
-        self._loaded_bytes = self._gauge("loaded_bytes", "Length of the scorers of loaded versions.")
+        self._loaded_bytes = self._gauge("loaded_bytes", "Length of the scorers of loaded versions.", "livemax")
         self._evictions = self._counter("model_evictions", "Versions unloaded to save memory.", "model")
-        self._default = self._gauge("model_default_version", "Version that answers when none is named.", "model")
-        self._log_prob = LogProbHistogram()
+        self._default = self._gauge(
+            "model_default_version", "Version that answers when none is named.", "livemax", "model"
+        )
+        histogram = SharedLogProbHistogram if self._shared else LogProbHistogram
+        self._log_prob = histogram()
         self.registry.register(self._log_prob)
         self._shadow_rows = self._counter(
             "shadow_rows",
@@ -103,7 +108,7 @@ class Metrics:
             "version",
             "result",
         )
-        self._shadow_differences = LogProbHistogram(
+        self._shadow_differences = histogram(
             "density_shadow_difference_nats",
             "How far the shadow version's log-densities are from those answered, in nats.",
         )
@@ -218,28 +223,36 @@ class Metrics:
     def set_default(self, model: str, version: int | None) -> None:
         """Which version answers when none is named; None when the model is gone."""
         if version is None:
-            self._default.remove(model)
+            self._end(self._default, model)
         else:
             self._default.labels(model).set(version)
 
     def remove_version(self, key: ModelKey, engine: str, dtype: str) -> None:
         """A version is no longer loaded: its gauges and its log-density histogram end, its counters stay."""
-        self._info.remove(key.name, str(key.version), engine, dtype)
+        self._end(self._info, key.name, str(key.version), engine, dtype)
         for method in ("LogProb", "Sample"):
-            self._queue_rows.remove(method, key.name, str(key.version))
+            self._end(self._queue_rows, method, key.name, str(key.version))
         self._log_prob.remove(key)
         self._shadow_differences.remove(key)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type, by an Accept header."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        return encode(self._exposed), content_type
+
+    def _end(self, gauge: Gauge, *labels: str) -> None:
+        """Expose a gauge no more; in files shared with other processes nothing is removed, and zero says the same."""
+        if self._shared:
+            gauge.labels(*labels).set(0)
+        else:
+            gauge.remove(*labels)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"density_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"density_{name}", text, labels, registry=self.registry)
+    def _gauge(self, name: str, text: str, together: Literal["livesum", "livemax"], *labels: str) -> Gauge:
+        """A gauge, and what it is for several processes together: the sum over them, or the largest."""
+        return Gauge(f"density_{name}", text, labels, registry=self.registry, multiprocess_mode=together)
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(f"density_{name}", text, labels, buckets=buckets, registry=self.registry)
@@ -276,76 +289,3 @@ class OperationMetrics:
     def dropped(self, reason: str) -> None:
         """A request was refused or left the queue."""
         self.rejected.labels(reason).inc()
-
-
-def _bound_text(bound: float) -> str:
-    return str(floatToGoString(bound))  # type: ignore[no-untyped-call]
-
-
-class LogProbHistogram(Collector):
-    """``density_log_prob``: where the answered log-densities lie, in each version's own buckets.
-
-    The bounds are the quantiles of the version's held-out rows, so that a bucket's share of the traffic can be read
-    against the share it had when the model was published. A log-density is usually negative, so there is no sum, as
-    OpenMetrics asks; minus infinity falls into the lowest bucket.
-
-    Args:
-        name: of the metric.
-        text: what it says.
-    """
-
-    def __init__(
-        self,
-        name: str = "density_log_prob",
-        text: str = "Log-densities answered, in nats, by quantiles of held-out rows.",
-    ) -> None:
-        self._name = name
-        self._text = text
-        self._counts: dict[ModelKey, tuple[np.ndarray, np.ndarray]] = {}
-
-    def add(self, key: ModelKey, bounds: Sequence[float]) -> None:
-        """Begin a version's histogram with these upper bounds, in any order, repeated or not."""
-        finite = np.unique([bound for bound in bounds if np.isfinite(bound)])
-        self._counts[key] = (finite, np.zeros(len(finite) + 1, dtype=np.int64))
-
-    def add_once(self, key: ModelKey, bounds: Sequence[float]) -> None:
-        """Begin a version's histogram unless it has one."""
-        if key not in self._counts:
-            self.add(key, bounds)
-
-    def remove(self, key: ModelKey) -> None:
-        """End a version's histogram."""
-        self._counts.pop(key, None)
-
-    def observe(self, key: ModelKey, log_prob: FloatArray) -> None:
-        """Count log-densities ``[N]``; NaN is no answer and not counted."""
-        if key not in self._counts:
-            return
-        bounds, counts = self._counts[key]
-        if len(log_prob) <= _FEW:
-            for value in log_prob.tolist():
-                if value == value:
-                    counts[bisect.bisect_left(bounds, value)] += 1
-            return
-        answered = log_prob[~np.isnan(log_prob)]
-        counts += np.bincount(np.searchsorted(bounds, answered, side="left"), minlength=len(counts))
-
-    def describe(self) -> list[Metric]:
-        """The metric without values."""
-        return [self._family()]
-
-    def collect(self) -> list[Metric]:
-        """The metric with every version's buckets, cumulated."""
-        family = self._family()
-        for key, (bounds, counts) in self._counts.items():
-            names = [*map(_bound_text, bounds), "+Inf"]
-            buckets = [(name, float(count)) for name, count in zip(names, np.cumsum(counts), strict=True)]
-            family.add_metric([key.name, str(key.version)], buckets, sum_value=None)
-        return [family]
-
-    def _family(self) -> HistogramMetricFamily:
-        return HistogramMetricFamily(
-            self._name,
-            self._text,
-            labels=["model", "version"],
-        )

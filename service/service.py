@@ -47,6 +47,7 @@ class Service:
     Args:
         settings: see ``service.settings``.
         engine: instead of the one that the settings name.
+        metrics: instead of ones of its own.
 
     Example:
         >>> settings = Settings(engine="inprocess", grpc_port=0, http_port=0, store="no/models")
@@ -57,10 +58,10 @@ class Service:
         'no model in the store yet'
     """
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: Settings, engine: Engine | None = None, metrics: Metrics | None = None) -> None:
         self.settings = settings
         self.engine = create(settings) if engine is None else engine
-        self.metrics = Metrics()
+        self.metrics = Metrics() if metrics is None else metrics
         self.registry = ModelRegistry()
         store = open_store(settings.store, settings.store_cache)
         loader = VersionLoader(store, self.engine, settings, self.metrics)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import socket
+import sys
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -51,6 +53,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address that the gRPC and HTTP servers listen on.")
     grpc_port: int = Field(50051, ge=0, le=65535, description="Port of the gRPC server; 0 takes a free one.")
     http_port: int = Field(8000, ge=0, le=65535, description="Port of the HTTP server; 0 takes a free one.")
+
+    processes: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Gateway processes that share the ports; with more than 1, a parent starts and watches them.",
+    )
 
     token_file: Path | None = Field(
         None, description="File of the tokens that callers must present, made by `flowmodel token new`; without, none."
@@ -190,6 +199,17 @@ class Settings(BaseSettings):
     @classmethod
     def _path_or_url(cls, value: object) -> object:
         return Path(value) if isinstance(value, str) and not is_url(value) else value
+
+    @field_validator("processes")
+    @classmethod
+    def _ports_can_be_shared(cls, value: int) -> int:
+        # Elsewhere the option exists and one of the processes gets all connections.
+        if value > 1 and not (sys.platform == "linux" and hasattr(socket, "SO_REUSEPORT")):
+            raise ValueError(
+                "must be 1 on this system: several processes share their ports by SO_REUSEPORT, which only Linux has "
+                "with connections spread over all of them"
+            )
+        return value
 
     @field_validator("torchserve_address", "torchserve_management_address")
     @classmethod

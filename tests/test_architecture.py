@@ -91,6 +91,7 @@ def test_what_travels_in_the_archive_needs_numpy_and_torch_alone(path):
         ("flowmodel.artefact.store", ["torch", "numpy", "pyarrow", "matplotlib"]),
         ("flowmodel.runtime.envelope", ["pyarrow", "matplotlib", "flowmodel.bijectors"]),
         ("flowmodel", ["torch", "pyarrow", "matplotlib"]),
+        ("service.processes.parent", ["torch", "grpc", "starlette", "uvicorn", "pyarrow"]),
     ],
 )
 def test_a_light_import_stays_light(module, heavy):

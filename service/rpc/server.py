@@ -53,8 +53,8 @@ class RpcServer:
         self._port = settings.grpc_port
         self._server = grpc.aio.server(
             options=[
-                # Without this, two servers would share the port and each get some of the calls.
-                ("grpc.so_reuseport", 0),
+                # Off, or two services would share the port unawares and each get some of the calls.
+                ("grpc.so_reuseport", int(settings.processes > 1)),
                 ("grpc.max_allowed_incoming_connections", settings.max_connections),
                 ("grpc.max_concurrent_streams", settings.max_concurrent_streams),
                 # It counts calls a little longer than clients do, and so refuses some that keep to the limit.

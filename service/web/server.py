@@ -69,6 +69,7 @@ class HttpServer:
         certificates: Certificates | None = None,
     ) -> None:
         self._host, self._port, self._option = host, port, option
+        self._shared = settings.processes > 1
         config = uvicorn.Config(
             app,
             http=limited_protocol(settings, metrics),
@@ -120,6 +121,8 @@ class HttpServer:
             if os.name == "posix":
                 # Without this, a port stays taken for a minute after a service on it has ended.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if self._shared:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             listener.bind((host, port))
             listener.listen(2048)
         except OSError as error:

@@ -29,6 +29,7 @@ class Served:
     Attributes:
         grpc: its gRPC address.
         http: its HTTP address.
+        ready: the line that it has said so with.
     """
 
     def __init__(self, store: Path, engine: str, **settings: object) -> None:
@@ -51,7 +52,7 @@ class Served:
         ready = self.process.stdout.readline()
         addresses = re.search(r"gRPC (\S+), HTTP (\S+),", ready)
         assert addresses, f"{ready!r} {self.errors}"
-        self.grpc, self.http = addresses.groups()
+        self.ready, (self.grpc, self.http) = ready, addresses.groups()
 
     def metric(self, name: str) -> float:
         """The sum of a metric's samples."""

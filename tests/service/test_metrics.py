@@ -8,7 +8,8 @@ import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.engines.engine import ModelKey
-from service.metrics import LogProbHistogram, Metrics
+from service.log_prob_histogram import LogProbHistogram
+from service.metrics import Metrics
 
 KEY = ModelKey("wine", 1)
 

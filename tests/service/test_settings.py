@@ -73,3 +73,16 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 def test_an_address_without_a_port_is_refused() -> None:
     with pytest.raises(SettingsError, match="--torchserve-address: must be host:port"):
         load_settings(options={"torchserve_address": "localhost"})
+
+
+def test_several_processes_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("socket.SO_REUSEPORT")
+    assert load_settings(options={"processes": "1"}).processes == 1
+    with pytest.raises(SettingsError, match=r"--processes: must be 1 on this system: .*SO_REUSEPORT.*; given '2'"):
+        load_settings(options={"processes": "2"})
+
+
+def test_no_processes_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWMODEL_PROCESSES", "0")
+    with pytest.raises(SettingsError, match="FLOWMODEL_PROCESSES: input should be greater than or equal to 1; given"):
+        load_settings()

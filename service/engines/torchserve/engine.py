@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,15 +16,16 @@ import numpy as np
 from service.engines.engine import Draw, EngineError, EngineUnavailable, FloatArray, ModelKey
 from service.engines.torchserve.client import NotRegistered, TorchServeClient, WorkerGone
 from service.engines.torchserve.keys import KeyFile
+from service.engines.torchserve.leases import Leases
 from service.engines.torchserve.options import TorchServeOptions
-from service.engines.torchserve.process import TorchServeProcess
+from service.engines.torchserve.process import TorchServeLife, TorchServeProcess, back_off
+from service.engines.torchserve.shared import SharedTorchServe
 
 if TYPE_CHECKING:
     from flowmodel.artefact.store import PublishedModel
 
 log = logging.getLogger(__name__)
 
-_BACK_OFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _READY_POLL_SECONDS = 0.1
 _PING_SECONDS = 2.0
 _PART_ROWS = 32
@@ -39,6 +41,8 @@ class TorchServeEngine:
 
     Args:
         options: see there.
+        shared: the TorchServe that the parent of several gateways keeps, instead of a child of this process.
+        leases: for an address in the options that several gateways of one service are given.
 
     Example:
         >>> engine = TorchServeEngine(TorchServeOptions(threads=2))
@@ -48,11 +52,15 @@ class TorchServeEngine:
 
     name = "torchserve"
 
-    def __init__(self, options: TorchServeOptions) -> None:
+    def __init__(
+        self, options: TorchServeOptions, shared: SharedTorchServe | None = None, leases: Leases | None = None
+    ) -> None:
         self._options = options
+        self._shared = shared
+        self._leases = leases or Leases(None)
         self._models: dict[ModelKey, PublishedModel] = {}
         self._client: TorchServeClient | None = None
-        self._process: TorchServeProcess | None = None
+        self._process: TorchServeLife | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._recoveries: dict[ModelKey, asyncio.Task[None]] = {}
         self._well = asyncio.Event()
@@ -67,8 +75,8 @@ class TorchServeEngine:
         return self._well.is_set()
 
     @property
-    def process(self) -> TorchServeProcess | None:
-        """The child, while it is up."""
+    def process(self) -> TorchServeLife | None:
+        """The child, or the one shared with others, while it is up."""
         return self._process
 
     async def wait_healthy(self) -> None:
@@ -105,7 +113,9 @@ class TorchServeEngine:
         async with self._managing:
             if key in self._models:
                 return
-            await self._register(self._up(), published)
+            client = self._up()
+            async with self._leases.changing():
+                await self._register(client, published)
             self._models[key] = published
             self._update_health()
 
@@ -119,8 +129,8 @@ class TorchServeEngine:
             self._update_health()
             if self._client is None:
                 return
-            with contextlib.suppress(NotRegistered):
-                await self._client.unregister(key, self._heir(key))
+            async with self._leases.changing():
+                await self._unregister(self._client, self._leases.give_back(key))
             log.info("unloaded %s", key)
 
     async def log_prob(self, key: ModelKey, rows: FloatArray, context: FloatArray | None) -> FloatArray:
@@ -198,7 +208,7 @@ class TorchServeEngine:
     async def _start_child(self) -> None:
         """Start TorchServe and connect to it, leaving nothing behind when that fails."""
         began = time.monotonic()
-        process = TorchServeProcess(self._options)
+        process = await self._new_life()
         try:
             await process.start()
             ports = process.ports
@@ -206,8 +216,13 @@ class TorchServeEngine:
         except BaseException:
             await process.stop()
             raise
-        self._process = process
+        self._process, self._leases = process, process.leases
         log.info("TorchServe is up after %.1f s, process %d", time.monotonic() - began, process.pid)
+
+    async def _new_life(self) -> TorchServeLife:
+        if self._shared is None:
+            return TorchServeProcess(self._options)
+        return await self._shared.life(self._options.start_timeout_seconds)
 
     async def _drop(self) -> None:
         """Let go of TorchServe, ending it if it is ours."""
@@ -217,6 +232,7 @@ class TorchServeEngine:
             await client.close()
         if process is not None:
             await process.stop()
+        self._leases.close()
 
     async def _watch(self) -> None:
         """Start TorchServe again with all its models whenever it ends."""
@@ -226,7 +242,7 @@ class TorchServeEngine:
                 log.warning("TorchServe ended; it is started again")
             await self._drop()
             for attempt in itertools.count():
-                await _back_off(attempt)
+                await back_off(attempt)
                 try:
                     await self._restart()
                     break
@@ -256,7 +272,8 @@ class TorchServeEngine:
             await self._start_child()
             for key, published in self._models.items():
                 try:
-                    await self._register(self._up(), published)
+                    async with self._leases.changing():
+                        await self._register(self._up(), published)
                 except EngineUnavailable:
                     raise
                 except EngineError as error:
@@ -266,10 +283,11 @@ class TorchServeEngine:
             log.info("TorchServe is back with %d models", len(self._models))
 
     async def _register(self, client: TorchServeClient, published: PublishedModel) -> None:
-        """Have TorchServe load a model, unless one that runs elsewhere has it already; see that it is ready."""
+        """Have TorchServe load a model, unless it has it already; see that it is ready."""
         key = ModelKey(published.name, published.version)
         began = time.monotonic()
-        if self._process is None and await _is_ready(client, key):
+        self._leases.take(key)
+        if not self._owned and await self._was_there(client, key):
             log.info("%s was loaded already", key)
             return
         options = self._options
@@ -282,9 +300,33 @@ class TorchServeEngine:
                     raise EngineError(f"TorchServe loaded {archive}, and has no worker ready for {key}")
             except EngineError:
                 with contextlib.suppress(EngineError):
-                    await client.unregister(key, self._heir(key))
+                    await self._unregister(client, self._leases.give_back(key))
                 raise
         log.info("loaded %s in %.1f s", key, time.monotonic() - began)
+
+    @property
+    def _owned(self) -> bool:
+        """Whether nobody but this engine registers anything."""
+        return self._process is not None and self._shared is None
+
+    async def _was_there(self, client: TorchServeClient, key: ModelKey) -> bool:
+        """Whether somebody else had a version loaded, whose worker may be on its way back."""
+        try:
+            if await client.is_ready(key):
+                return True
+        except NotRegistered:
+            return False
+        if self._shared is not None and await self._comes_back(client, key):
+            return True
+        with contextlib.suppress(EngineError):
+            await client.unregister(key, self._heir(key))
+        return False
+
+    async def _unregister(self, client: TorchServeClient, keys: Sequence[ModelKey]) -> None:
+        for key in keys:
+            with contextlib.suppress(NotRegistered):
+                await client.unregister(key, self._heir(key))
+            self._leases.forget(key)
 
     @contextlib.contextmanager
     def _in_store(self, published: PublishedModel) -> Iterator[str]:
@@ -293,7 +335,7 @@ class TorchServeEngine:
             yield published.archive_path.name
             return
         # Under a name of ours: TorchServe refuses some that a model may have.
-        link = self._process.model_store / f"model-{next(self._archive_numbers)}.mar"
+        link = self._process.model_store / f"model-{os.getpid()}-{next(self._archive_numbers)}.mar"
         link.symlink_to(published.archive_path.resolve())
         try:
             yield link.name
@@ -301,8 +343,9 @@ class TorchServeEngine:
             link.unlink(missing_ok=True)
 
     def _heir(self, key: ModelKey) -> ModelKey | None:
-        """Another loaded version of the same model."""
-        return next((other for other in self._models if other.name == key.name and other != key), None)
+        """Another loaded version of the same model, loaded by whomever."""
+        ours = (other for other in self._models if other.name == key.name and other != key)
+        return next(itertools.chain(ours, self._leases.siblings(key)), None)
 
     def _recover(self, key: ModelKey) -> None:
         """Watch over one model until it has its worker back; the engine is not healthy meanwhile."""
@@ -318,8 +361,11 @@ class TorchServeEngine:
                 if await self._comes_back(client, key):
                     break
                 log.error("TorchServe has no worker for %s; it is loaded afresh", key)
-                await _back_off(attempt)
-                async with self._managing:
+                await back_off(attempt)
+                async with self._managing, self._leases.changing():
+                    # Another gateway may have been faster.
+                    if await _is_ready(client, key):
+                        break
                     with contextlib.suppress(EngineError):
                         await client.unregister(key, self._heir(key))
                     with contextlib.suppress(EngineError):
@@ -345,10 +391,6 @@ class TorchServeEngine:
             except NotRegistered:
                 return False
         return False
-
-
-async def _back_off(attempt: int) -> None:
-    await asyncio.sleep(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)])
 
 
 async def _is_ready(client: TorchServeClient, key: ModelKey) -> bool:

@@ -14,13 +14,14 @@ import sys
 import tempfile
 from collections import deque
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import psutil
 
 from service.engines.engine import EngineError
 from service.engines.torchserve import launcher
 from service.engines.torchserve.keys import KeyFile
+from service.engines.torchserve.leases import Leases
 from service.engines.torchserve.options import TorchServeOptions
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ _LONGEST_SOCKET_FOLDER = 80
 
 _PATIENCE_SECONDS = {signal.SIGTERM: 1.0, signal.SIGKILL: 10.0}
 """How long TorchServe may take over a signal. Asked nicely it would idle for two seconds, with nothing left to save."""
+
+_BACK_OFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 _KEY_MINUTES = 10 * 365 * 24 * 60
 """Keys are new with every start; ending earlier, as after an hour unless configured, would only be an outage."""
@@ -59,13 +62,49 @@ class Ports(NamedTuple):
     first_worker: int
 
 
-class TorchServeProcess:
-    """One life of a TorchServe child: started once, stopped once.
+class TorchServeLife(Protocol):
+    """One life of a TorchServe, whoever keeps it.
 
     Attributes:
         ports: where it listens.
         model_store: the only folder that it loads archives from.
         keys: what it asks its callers for, once it is started.
+        leases: which of its gateways use which versions.
+    """
+
+    ports: Ports
+    model_store: Path
+    keys: KeyFile
+    leases: Leases
+
+    @property
+    def pid(self) -> int:
+        """Process id of the JVM."""
+        ...
+
+    async def start(self) -> None:
+        """Return when it is up.
+
+        Raises:
+            EngineError: it did not come up.
+        """
+        ...
+
+    async def wait(self) -> None:
+        """Return when it has ended."""
+        ...
+
+    async def stop(self) -> None:
+        """Be done with it."""
+        ...
+
+
+class TorchServeProcess:
+    """One life of a TorchServe child: started once, stopped once; see ``TorchServeLife``.
+
+    Attributes:
+        folder: holds all its files.
+        leases_folder: where those lie that its gateways need to share it, if they do.
     """
 
     def __init__(self, options: TorchServeOptions) -> None:
@@ -74,9 +113,11 @@ class TorchServeProcess:
         self._reader: asyncio.Task[None] | None = None
         self._started = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=20)
-        self._folder = Path(tempfile.mkdtemp(prefix="flowmodel-ts-", dir=_temporary_root()))
-        self.model_store = self._folder / "store"
-        self.keys = KeyFile(self._folder / "key_file.json")
+        self.folder = Path(tempfile.mkdtemp(prefix="flowmodel-ts-", dir=_temporary_root()))
+        self.model_store = self.folder / "store"
+        self.leases_folder = self.folder / "leases"
+        self.keys = KeyFile(self.folder / "key_file.json")
+        self.leases = Leases(None)
         self.ports = _free_ports()
 
     @property
@@ -85,6 +126,11 @@ class TorchServeProcess:
         if self._process is None:
             raise EngineError("TorchServe is not started")
         return self._process.pid
+
+    @property
+    def up(self) -> bool:
+        """Whether it has said that it listens."""
+        return self._started.is_set()
 
     async def start(self) -> None:
         """Start it and wait until it listens.
@@ -99,7 +145,7 @@ class TorchServeProcess:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            cwd=self._folder,
+            cwd=self.folder,
             env=self._environment(),
             start_new_session=True,
         )
@@ -113,7 +159,7 @@ class TorchServeProcess:
             )
         finally:
             started.cancel()
-        if not self._started.is_set():
+        if not self.up:
             within = f"did not come up within {self._options.start_timeout_seconds:g} s"
             ended = f"ended with exit code {await self._process.wait()}" if self._reader.done() else within
             raise EngineError(f"TorchServe {ended}; its last words: {' | '.join(self._last_lines) or 'none'}")
@@ -131,7 +177,7 @@ class TorchServeProcess:
             self._reader.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._reader
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     async def _end_group(self, process: asyncio.subprocess.Process) -> None:
         """Ask, then insist, until nobody is left in the group."""
@@ -166,14 +212,14 @@ class TorchServeProcess:
             "-XX:+UseSerialGC",
             "-XX:+ExitOnOutOfMemoryError",
             "--enable-native-access=ALL-UNNAMED",
-            f"-Djava.io.tmpdir={self._folder / 'tmp'}",
+            f"-Djava.io.tmpdir={self.folder / 'tmp'}",
             f"-Dmodel_server_home={home}",
-            f"-Dlog4j.configurationFile={(self._folder / 'log4j2.xml').as_uri()}",
+            f"-Dlog4j.configurationFile={(self.folder / 'log4j2.xml').as_uri()}",
             "-cp",
             str(home / "ts" / "frontend" / "*"),
             "org.pytorch.serve.ModelServer",
             *["--python", sys.executable],
-            *["-f", str(self._folder / "config.properties")],
+            *["-f", str(self.folder / "config.properties")],
             *["-s", str(self.model_store)],
             "-ncs",
         ]
@@ -182,12 +228,12 @@ class TorchServeProcess:
         """Ours, without what would reconfigure TorchServe or the workers behind our back."""
         hidden = ("TS_", "LOG_LOCATION", "METRICS_LOCATION", "SM_TELEMETRY_LOG", "PYTHONPATH", "OMP_", "MKL_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-        return {**kept, "TMPDIR": str(self._folder / "tmp"), "FLOWMODEL_THREADS": str(self._options.threads)}
+        return {**kept, "TMPDIR": str(self.folder / "tmp"), "FLOWMODEL_THREADS": str(self._options.threads)}
 
     def _write_files(self) -> None:
         self.model_store.mkdir()
-        (self._folder / "tmp").mkdir()
-        (self._folder / "log4j2.xml").write_text(_LOG4J)
+        (self.folder / "tmp").mkdir()
+        (self.folder / "log4j2.xml").write_text(_LOG4J)
         home = _find_torchserve()
         properties = {
             "inference_address": f"http://127.0.0.1:{self.ports.inference}",
@@ -218,7 +264,12 @@ class TorchServeProcess:
             "disable_system_metrics": "true",
         }
         lines = [f"{name}={value}" for name, value in properties.items()]
-        (self._folder / "config.properties").write_text("\n".join(lines) + "\n")
+        (self.folder / "config.properties").write_text("\n".join(lines) + "\n")
+
+
+async def back_off(attempt: int) -> None:
+    """Wait before starting something again that did not come up, longer with each attempt."""
+    await asyncio.sleep(_BACK_OFF_SECONDS[min(attempt, len(_BACK_OFF_SECONDS) - 1)])
 
 
 async def _group_ends(process: asyncio.subprocess.Process, seconds: float) -> bool:

@@ -18,7 +18,8 @@ from flowmodel.artefact.archive import write_archive
 from flowmodel.artefact.scorer import export_scorer
 from service.engines.engine import ModelKey
 from service.engines.inprocess import InProcessEngine
-from service.engines.torchserve import TorchServeEngine, TorchServeOptions
+from service.engines.torchserve.engine import TorchServeEngine
+from service.engines.torchserve.options import TorchServeOptions
 
 
 @dataclass(frozen=True)

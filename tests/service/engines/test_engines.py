@@ -7,7 +7,8 @@ from flowmodel.runtime.noise import standard_normal
 from service.engines import create
 from service.engines.engine import Draw, Engine, EngineError, EngineUnavailable, ModelKey, RequestRejected
 from service.engines.inprocess import InProcessEngine
-from service.engines.torchserve import TorchServeEngine, TorchServeOptions
+from service.engines.torchserve.engine import TorchServeEngine
+from service.engines.torchserve.options import TorchServeOptions
 from service.settings import Settings
 
 ENGINES = ["inprocess", "torchserve"]

@@ -16,8 +16,9 @@ import pytest
 
 from flowmodel.runtime.noise import standard_normal
 from service.engines.engine import EngineError, EngineUnavailable
-from service.engines.torchserve import TorchServeEngine, TorchServeOptions
+from service.engines.torchserve.engine import TorchServeEngine
 from service.engines.torchserve.keys import KeyFile
+from service.engines.torchserve.options import TorchServeOptions
 
 ROWS = standard_normal(3, 0, 4, 3).astype("<f4")
 
@@ -258,7 +259,7 @@ async def test_close_leaves_nothing(plain) -> None:
     await engine.start()
     await engine.load(plain)
     jvm = psutil.Process(engine.process.pid)
-    processes, folder = [jvm, *jvm.children(recursive=True)], engine.process._folder
+    processes, folder = [jvm, *jvm.children(recursive=True)], engine.process.folder
     assert len(processes) == 2
     assert folder.is_dir()
     await engine.close()
@@ -288,12 +289,13 @@ async def test_missing_packages_are_named(monkeypatch) -> None:
 async def test_dies_with_its_parent() -> None:
     program = """
 import asyncio, sys
-from service.engines.torchserve import TorchServeEngine, TorchServeOptions
+from service.engines.torchserve.engine import TorchServeEngine
+from service.engines.torchserve.options import TorchServeOptions
 
 async def main():
     engine = TorchServeEngine(TorchServeOptions())
     await engine.start()
-    print(engine.process.pid, engine.process._folder, flush=True)
+    print(engine.process.pid, engine.process.folder, flush=True)
     await asyncio.Event().wait()
 
 asyncio.run(main())
