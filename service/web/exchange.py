@@ -258,22 +258,29 @@ async def while_connected(request: Request, answer: Coroutine[Any, Any, Value]) 
     """
     task = asyncio.current_task()
     listening = asyncio.ensure_future(_disconnected(request.receive))
+    left = over = False
 
     def leave(_: object) -> None:
-        if task is not None and not listening.cancelled():
+        nonlocal left
+        if task is not None and not over and not listening.cancelled():
+            left = True
             task.cancel()
 
     listening.add_done_callback(leave)
     try:
-        return await answer
+        try:
+            return await answer
+        finally:
+            over = True
+            listening.cancel()
+            if left:
+                # A cancellation that came too late for the answer arrives here, and not where the task waits next.
+                await asyncio.sleep(0)
     except asyncio.CancelledError:
         # By whoever ends the service, or by the client's leaving, which is answered for here.
-        if task is None or not listening.done() or task.uncancel() > 0:
+        if task is None or not left or task.uncancel() > 0:
             raise
         raise RequestCancelled("CANCELLED", "the client went away before its answer was ready") from None
-    finally:
-        listening.remove_done_callback(leave)
-        listening.cancel()
 
 
 async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:

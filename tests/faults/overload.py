@@ -40,7 +40,7 @@ OVERSUBSCRIBED = 10
 WIDTH = 768
 """Hidden units: a model so slow that answering takes the machine, and asking does not."""
 
-ROWS = 2000
+ROWS = 8000
 QUEUE_ROWS = 8 * ROWS
 BATCH_ROWS = 2 * ROWS
 CLIENTS = 4
