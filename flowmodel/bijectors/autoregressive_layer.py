@@ -115,11 +115,13 @@ class FoldedAutoregressive(Folded):
     def __init__(self, made: MADE, walk: DegreeWalk) -> None:
         super().__init__()
         self.walk = copy.deepcopy(walk)
+        skip = made.folded_skip()
         self.network = FoldedNetwork(
             made.folded_weights(),
             list(made.biases),
             made.context_weight,
-            made.folded_skip(),
+            # Those that were never set cost nothing.
+            skip if skip is not None and bool(skip.any()) else None,
             made.nonlinearity,
             made.params_per_dim,
         )

@@ -208,3 +208,10 @@ class FoldedCompose(Folded):
             y, log_det = part.pull(y, context)  # type: ignore[operator]
             log_dets.append(log_det)
         return y, torch.stack(log_dets).sum(0)
+
+
+def chain_of(bijector: Bijector) -> list[Bijector]:
+    """The parts of a bijector, compositions opened, first the one that the noise enters."""
+    if isinstance(bijector, ComposeBijector):
+        return [part for inner in bijector.chain for part in chain_of(inner)]
+    return [bijector]

@@ -37,6 +37,16 @@ def log_scale(u: torch.Tensor, name: str) -> torch.Tensor:
     return torch.where(u < -20.0, u - 0.5 * torch.exp(u.clamp(max=-20.0)), high)
 
 
+def from_log_scale(log_sigma: torch.Tensor, name: str) -> torch.Tensor:
+    """The u whose :func:`log_scale` is this, elementwise; of ``bounded`` and ``exp``, within their limits.
+
+    Example:
+        >>> [round(float(log_scale(from_log_scale(torch.tensor(2.0), name), name)), 4) for name in ("bounded", "exp")]
+        [2.0, 2.0]
+    """
+    return log_sigma * torch.rsqrt(1 - (log_sigma / 6.907755278982137) ** 2) if name == "bounded" else log_sigma
+
+
 def log_scale_slope(u: torch.Tensor, name: str) -> torch.Tensor:
     """The derivative of :func:`log_scale`, elementwise."""
     if name == "bounded":

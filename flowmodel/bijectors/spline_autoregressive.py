@@ -11,6 +11,7 @@ from flowmodel.bijectors.autoregressive_layer import (
     check_autoregressive,
 )
 from flowmodel.bijectors.spline_transformer import SplineArguments
+from flowmodel.errors import PlanError
 from flowmodel.parameters.base import Parameters
 from flowmodel.parameters.dense_autoregressive import DenseAutoregressive
 
@@ -40,6 +41,10 @@ class SplineAutoregressive(SplineArguments, Autoregressive):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "params_fn", check_autoregressive("SplineAutoregressive", self.params_fn))
+        if self.params_fn.skip_connections == "fitted":  # type: ignore[attr-defined]
+            raise PlanError(
+                "SplineAutoregressive: skip_connections='fitted' given, and a spline has no shift; give True or False"
+            )
         self.check_spline_arguments()
 
     def build(self, event_shape: torch.Size, context_shape: torch.Size | None = None) -> AutoregressiveBijector:

@@ -18,7 +18,7 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,7 +38,9 @@ class DenseAutoregressive(Parameters):
             ``torch.nn.ReLU``, which is noted by its name.
         permutation: ``permutation[k]`` is the dimension that comes at place ``k`` of the autoregression; ``None``
             keeps the order of the columns.
-        skip_connections: let the outputs also read the inputs directly, by a linear map.
+        skip_connections: let the outputs also read the inputs directly, by a linear map. If ``"fitted"``, only the
+            first output of each dimension, the shift of an affine layer, reads them, by weights that no step of
+            training moves: they are 0 unless ``fit`` finds the Normal that they can make to do best on rows held out.
 
     Raises:
         PlanError: a width is not a positive whole number, the activation is unknown, or the permutation is none.
@@ -52,16 +54,17 @@ class DenseAutoregressive(Parameters):
     hidden_dims: tuple[int, ...] | None = None
     nonlinearity: str | type[torch.nn.Module] = "relu"
     permutation: tuple[int, ...] | None = None
-    skip_connections: bool = False
+    skip_connections: bool | Literal["fitted"] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden_dims", check_hidden_dims("DenseAutoregressive", self.hidden_dims))
         object.__setattr__(self, "nonlinearity", activation_name("DenseAutoregressive", self.nonlinearity))
         if self.permutation is not None:
             object.__setattr__(self, "permutation", check_permutation("DenseAutoregressive", self.permutation))
-        if not isinstance(self.skip_connections, bool):
+        if not isinstance(self.skip_connections, bool) and self.skip_connections != "fitted":
             raise PlanError(
-                f"DenseAutoregressive: skip_connections={self.skip_connections!r} given; expected True or False"
+                f"DenseAutoregressive: skip_connections={self.skip_connections!r} given; expected True, False or "
+                "'fitted'"
             )
 
     def build(self, event_size: int, context_size: int, params_per_dim: int) -> MADE:
@@ -164,7 +167,7 @@ class MADE(torch.nn.Module):
         context_size: number of context values, 0 for none.
         params_per_dim: P.
         nonlinearity: name of the activation.
-        skip_connections: whether the outputs also read the inputs directly.
+        skip_connections: which outputs also read the inputs directly.
     """
 
     order: torch.Tensor
@@ -177,7 +180,7 @@ class MADE(torch.nn.Module):
         context_size: int,
         params_per_dim: int,
         nonlinearity: str,
-        skip_connections: bool = False,
+        skip_connections: bool | Literal["fitted"] = False,
     ) -> None:
         super().__init__()
         event_size = len(order)
@@ -206,8 +209,11 @@ class MADE(torch.nn.Module):
         self.skip_weight: torch.nn.Parameter | None = None
         if skip_connections:
             skip_mask = _mask(outputs, inputs, strict=True)
+            if skip_connections == "fitted":
+                skip_mask[torch.arange(len(outputs)) % params_per_dim != 0] = 0
             self.register_buffer("skip_mask", skip_mask, persistent=False)
-            self.skip_weight = torch.nn.Parameter(torch.zeros_like(skip_mask))
+            trained = skip_connections != "fitted"
+            self.skip_weight = torch.nn.Parameter(torch.zeros_like(skip_mask), requires_grad=trained)
 
     @property
     def permutation(self) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowmodel.errors import TrainingError
 
-_FORMAT = 1
+_FORMAT = 2
 _SHARE_OF_TIME = 0.05
 _DIGEST_LENGTH = 32
 

@@ -1,7 +1,8 @@
 """Fit a flow to rows by maximum likelihood.
 
 Weights are averaged over steps (Polyak and Juditsky 1992), and the average is what is validated and kept: with a few
-hundred rows single steps are noisy. The learning rate is lowered when validation stops improving.
+hundred rows single steps are noisy. The learning rate is lowered when validation stops improving. Where the plan has a
+layer with ``skip_connections="fitted"``, the Normal of greatest likelihood is kept if no epoch did better.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def fit(
     processes.copy_first_([*flow.parameters(), *flow.buffers()])
     optimiser = Optimiser(flow, learning_rate, settings["weight_decay"], clip_norm, processes)
     trainer = Trainer(
-        flow, source, optimiser, processes, generator, batch_size=settings["batch_size"], patience=patience
+        flow, source, optimiser, processes, generator, batch_size=settings["batch_size"], patience=patience, seed=seed
     )
     if saved is not None:
         trainer.load_state(saved)

@@ -30,7 +30,8 @@ class FitResult:
 
     Args:
         history: Every epoch, the untrained one first.
-        best_epoch: Number of the epoch whose weights were kept.
+        best_epoch: Number of the epoch whose weights were kept; 0 for those before the first step, or for the Normal of
+            greatest likelihood.
         stopped: Why training ended: no better validation for long enough, or the largest number of epochs.
         skipped_steps: Steps left out because the loss or its gradient was not finite.
         train_rows: Rows trained on.

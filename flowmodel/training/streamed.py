@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from flowmodel.bijectors.base import Bijector
-from flowmodel.bijectors.compose import ComposeBijector
+from flowmodel.bijectors.compose import chain_of
 from flowmodel.bijectors.standardize import StandardizeBijector
 from flowmodel.bijectors.supports import supports_of
 from flowmodel.data import check_enough_rows, check_supported, check_varied
@@ -74,7 +74,7 @@ class Streamed(Source):
                 torch.from_numpy(values[width:]).to(self.device) for values in (moments.mean, moments.deviation)
             )
         after: list[Bijector] = []
-        for part in reversed(_chain(flow.bijector)):
+        for part in reversed(chain_of(flow.bijector)):
             if isinstance(part, StandardizeBijector):
                 seen = self._moments(after, width, generator) if after else moments
                 part.location, part.scale = (
@@ -146,13 +146,6 @@ class Streamed(Source):
         for chunk in self._train.chunks():
             moments.add(self._pulled(after, chunk, generator).rows.to(torch.float64).cpu().numpy())
         return moments
-
-
-def _chain(bijector: Bijector) -> list[Bijector]:
-    """The parts of a bijector, compositions opened."""
-    if isinstance(bijector, ComposeBijector):
-        return [part for inner in bijector.chain for part in _chain(inner)]
-    return [bijector]
 
 
 def _check_width(what: str, names: tuple[str, ...], expected: int, source: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from flowmodel.distributions import Flow
 from flowmodel.training.checkpoint import Checkpoint, Saved
+from flowmodel.training.gaussian_start import become_gaussian
 from flowmodel.training.history import Epoch
 from flowmodel.training.optimiser import Optimiser
 from flowmodel.training.processes import Processes
@@ -37,6 +38,7 @@ class Trainer:
         generator: Draws the order of the rows; on the CPU.
         batch_size: Rows in a step, of all processes together.
         patience: Epochs without a notably better validation until the learning rate is lowered, and until the end.
+        seed: Of the noise that spreads whole numbers where the Normal is fitted.
     """
 
     def __init__(
@@ -49,7 +51,9 @@ class Trainer:
         *,
         batch_size: int,
         patience: int,
+        seed: int,
     ) -> None:
+        self._seed = seed
         self._flow, self._source, self._optimiser, self._processes = flow, source, optimiser, processes
         self._batch_size, self._patience = batch_size, patience
         self._generator = generator
@@ -57,6 +61,8 @@ class Trainer:
         self._best_weights = optimiser.average()
         self._waited, self._lowered, self._to_beat = 0, 0, math.inf
         self.best: Epoch | None = None
+        self._gaussian: Epoch | None = None
+        self._gaussian_weights: dict[str, Tensor] = {}
 
     @property
     def out_of_patience(self) -> bool:
@@ -78,16 +84,19 @@ class Trainer:
                 checkpoint.write(*self.state())
         finally:
             self._optimiser.restore(self._best_weights)
+            self._choose()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that the next epoch depends on: tensors, and JSON values."""
         tensors, numbers = self._optimiser.state()
         tensors |= {f"flow.{name}": value for name, value in self._flow.state_dict().items()}
         tensors |= {f"best.{place}": value for place, value in enumerate(self._best_weights)}
+        tensors |= {f"gaussian.{name}": value for name, value in self._gaussian_weights.items()}
         tensors["generator"] = self._generator.get_state()
         return tensors, {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "best": None if self.best is None else self.best.number,
+            "gaussian": None if self._gaussian is None else dataclasses.asdict(self._gaussian),
             "to_beat": self._to_beat,
             "waited": self._waited,
             "lowered": self._lowered,
@@ -106,15 +115,43 @@ class Trainer:
         self._optimiser.load_state(tensors, state["optimiser"])
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self.best = next(epoch for epoch in self.history if epoch.number == state["best"])
+        self._gaussian = None if state["gaussian"] is None else Epoch(**state["gaussian"])
+        self._gaussian_weights = {
+            name.removeprefix("gaussian."): v for name, v in tensors.items() if name.startswith("gaussian.")
+        }
         self._to_beat, self._waited, self._lowered = state["to_beat"], state["waited"], state["lowered"]
 
     def _start(self) -> None:
-        source = self._source
-        losses = self._nll(source.train(), source.train_rows), self._nll(source.validation(), source.validation_rows)
-        self.best = Epoch(0, *losses, self._optimiser.learning_rate)
+        self.best = self._before_training()
         self.history.append(self.best)
         if math.isfinite(self.best.validation_nll):
             self._to_beat = self.best.validation_nll
+        untrained = self._weights()
+        if become_gaussian(self._flow, self._source, self._seed):
+            self._processes.copy_first_(list(self._flow.parameters()))
+            self._gaussian, self._gaussian_weights = self._before_training(), self._weights()
+            self._set_weights(untrained)
+
+    def _before_training(self) -> Epoch:
+        source = self._source
+        losses = self._nll(source.train(), source.train_rows), self._nll(source.validation(), source.validation_rows)
+        return Epoch(0, *losses, self._optimiser.learning_rate)
+
+    def _choose(self) -> None:
+        """Let the flow be the Normal of greatest likelihood, as if it had begun there, if no epoch was better."""
+        gaussian = self._gaussian
+        if gaussian is None or self.best is None or self.best.validation_nll <= gaussian.validation_nll:
+            return
+        self._set_weights(self._gaussian_weights)
+        self.best = self.history[0] = gaussian
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: weights.detach().clone() for name, weights in self._flow.named_parameters()}
+
+    @torch.no_grad()
+    def _set_weights(self, given: dict[str, Tensor]) -> None:
+        for name, weights in self._flow.named_parameters():
+            weights.copy_(given[name])
 
     def _epoch(self) -> None:
         rate = self._optimiser.learning_rate

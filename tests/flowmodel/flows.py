@@ -26,6 +26,7 @@ PLANS: dict[str, bij.BijectorPlan] = {
     "autoregressive-sigmoid": AR(MADE((24, 20), nonlinearity="sigmoid")),
     "autoregressive-softplus-units": AR(MADE((24, 20), nonlinearity="softplus")),
     "autoregressive-skip": AR(MADE((24, 20), skip_connections=True)),
+    "autoregressive-fitted-skip": AR(MADE((24, 20), nonlinearity="tanh", skip_connections="fitted")),
     "spline": bij.Spline(),
     "spline-quadratic": bij.Spline(order="quadratic"),
     "spline-autoregressive": SplineAR(MADE((24, 20), skip_connections=True), count_bins=5),

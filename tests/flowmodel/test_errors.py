@@ -174,7 +174,7 @@ PLANS = {
         lambda: MADE(nonlinearity=torch.nn.ReLU()), PlanError, "nonlinearity=ReLU() given", "torch.nn.ReLU"
     ),
     "skip connections by a number": mistake(
-        lambda: MADE(skip_connections=1), PlanError, "skip_connections=1 given", "expected True or False"
+        lambda: MADE(skip_connections=1), PlanError, "skip_connections=1 given", "expected True, False or 'fitted'"
     ),
     "no permutation": mistake(
         lambda: bij.Permute((1, 1)),

@@ -87,7 +87,10 @@ def test_a_permutation_may_be_a_tensor_and_is_saved_with_the_weights():
         ),
         (lambda: params.DenseAutoregressive(nonlinearity=torch.nn.ReLU()), r"nonlinearity=ReLU\(\) given"),
         (lambda: params.DenseAutoregressive(permutation=(1, 2)), "expected each whole number from 0 to 1 once"),
-        (lambda: params.DenseAutoregressive(skip_connections=1), "skip_connections=1 given; expected True or False"),
+        (
+            lambda: params.DenseAutoregressive(skip_connections=1),
+            "skip_connections=1 given; expected True, False or 'fitted'",
+        ),
         (lambda: params.DenseAutoregressive((8.5,)), r"hidden_dims=\(8.5,\) given"),
     ],
 )
