@@ -59,6 +59,7 @@ def run(name: str, model: str, seed: int) -> dict[str, Any]:
         "rows": len(rows.train) + len(rows.validation),
         "columns": rows.train.shape[1],
         "seconds": round(time.perf_counter() - begin, 1),
+        "machine": machine(),
     }
 
 
@@ -74,11 +75,12 @@ def machine() -> str:
 
 def text(runs: list[dict[str, Any]], tables: list[str], models: list[str], jobs: int) -> str:
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
+    machines = " and ".join(sorted({each["machine"] for each in runs}))
     return "\n".join(
         [
             "# Held-out negative log-likelihood, every library with its own defaults",
             "",
-            f"`{' '.join(['python', *sys.argv])}` on {machine()}, {jobs} runs at a time, one thread each; {versions}.",
+            f"`{' '.join(['python', *sys.argv])}` on {machines}, {jobs} runs at a time, one thread each; {versions}.",
             "",
             "Nats per row, in the units of the data, lower is better: the median over the seeds, in brackets half the",
             "range from the best seed to the worst. A seed decides the split, or the sample, and the first weights.",
@@ -90,7 +92,7 @@ def text(runs: list[dict[str, Any]], tables: list[str], models: list[str], jobs:
             "",
             f"Runs with a log-density that is not finite: {table.not_finite(runs, models)}.",
             "",
-            f"Median time of a fit: {table.seconds(runs, models)}.",
+            f"Median time of a fit, whatever else the machine did: {table.seconds(runs, models)}.",
             "",
         ]
     )
@@ -137,7 +139,6 @@ def save(record: Path, runs: dict[tuple[str, str, int], dict[str, Any]]) -> None
     versions = {name: metadata.version(name) for name in LIBRARIES}
     content = {
         "command": " ".join(["python", *sys.argv]),
-        "machine": machine(),
         "versions": versions,
         "max_epochs": MAX_EPOCHS,
         "patience": PATIENCE,
