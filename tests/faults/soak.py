@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import platform
+import re
 import signal
 import sys
 import tempfile
@@ -167,7 +168,8 @@ def _tracebacks(lines: list[str]) -> list[str]:
             rest = itertools.takewhile(lambda text: text.startswith((" ", "Traceback")), lines[number:])
             places = [text.strip() for text in rest]
             raised = lines[number + len(places) : number + len(places) + 1]
-            found.append(" | ".join(["log: " + lines[max(0, number - 1)], *places[-2:], *raised]))
+            told = " | ".join(["log: " + lines[max(0, number - 1)], *places[-2:], *raised])
+            found.append(re.sub(r'File ".*?([^/"]+)"', r'File "\1"', told))
     return found
 
 
