@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -229,3 +231,21 @@ def test_a_failure_at_the_start_ends_all(tmp_path, store):
     assert result.returncode == 1
     assert f"Error: {tokens}" in result.stderr or "tokens" in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_a_second_signal_does_not_wait_for_requests_under_way(serve):
+    served = serve(processes=2, drain_seconds=600)
+    host, port = served.http.removeprefix("http://").split(":")
+    head = f"POST /v1/models/wine:logProb HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    with contextlib.ExitStack() as stack:
+        # Half a request on each of many connections, so that both processes have some under way.
+        for _ in range(12):
+            half = stack.enter_context(socket.create_connection((host, int(port))))
+            half.sendall(f'{head}Content-Length: 1000\r\n\r\n{{"rows": [['.encode())
+        wait_until(lambda: total(samples(served), "density_inflight_requests") == 12, "all are under way")
+        served.process.send_signal(signal.SIGTERM)
+        said = "requests under way have 600 s"
+        wait_until(lambda: sum(said in line for line in served.errors) == 2, "both wait for their requests")
+        assert len(gateways(served)) == 2
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(60) == 0
