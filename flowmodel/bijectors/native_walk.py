@@ -241,8 +241,10 @@ def _parameters(made: MADE) -> list[Tensor]:
     layers: list[Tensor] = [parameter for parameter in inside if parameter is not None]
     if len(layers) != 2 * len(made.offsets) + 2:
         layers = [*made.weights, *made.biases]
-    rest = [weight for weight in (made.context_weight, made.skip_weight) if weight is not None]
-    return [*layers, *rest]
+    # The native code knows the masks of degrees, and not that fitted connections lead to the shifts alone.
+    fitted = made.skip_weight is not None and not made.skip_weight.requires_grad
+    skip = made.folded_skip() if fitted else made.skip_weight
+    return [*layers, *(weight for weight in (made.context_weight, skip) if weight is not None)]
 
 
 def _names(made: MADE) -> list[str]:
