@@ -17,9 +17,11 @@ from flowmodel.training.recipe import default_plan
 def test_a_plan_is_a_line_for_each_part_without_its_defaults():
     supports = (bij.Real(), bij.Positive(), bij.Positive())
     lines = plan_lines(default_plan(2, (32, 32), supports))
-    network = "params_fn=DenseAutoregressive((32, 32), nonlinearity='tanh')"
-    layer = f"Invert(AffineAutoregressive({network}))"
-    assert lines == [layer, "Permute()", layer, "Standardize()", "Supports(1 Real, 2 Positive)"]
+    layer, nearest = (
+        f"Invert(AffineAutoregressive(params_fn=DenseAutoregressive((32, 32), nonlinearity='tanh'{skip})))"
+        for skip in ("", ", skip_connections='fitted'")
+    )
+    assert lines == [layer, "Permute()", nearest, "Standardize()", "Supports(1 Real, 2 Positive)"]
 
 
 def test_a_nested_plan_is_flat_and_a_long_permutation_short():
