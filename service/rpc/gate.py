@@ -48,9 +48,11 @@ class Gate:
         self._server.add_generic_rpc_handlers([_GatedHandler(handler, self._gated) for handler in handlers])
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        """As the server's own."""
-        gated = {name: self._gated(f"/{service}/{name}", handler) for name, handler in handlers.items()}
-        self._server.add_registered_method_handlers(service, gated)
+        """Nothing: the generic handlers have the same methods.
+
+        For each request of any method, ``grpc.aio`` puts a callback on a future of each registered method and takes it
+        away again.
+        """
 
     def _gated(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         """The same method, taking bytes, with the gate before it."""
@@ -111,10 +113,18 @@ class _GatedHandler(grpc.GenericRpcHandler):  # type: ignore[misc]
     ) -> None:
         self._handler = handler
         self._gated = gated
+        self._known: dict[str, grpc.RpcMethodHandler] = {}
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        method = handler_call_details.method
+        known = self._known.get(method)
+        if known is not None:
+            return known
         found = self._handler.service(handler_call_details)
-        return None if found is None else self._gated(handler_call_details.method, found)
+        if found is None:
+            return None
+        self._known[method] = self._gated(method, found)
+        return self._known[method]
 
 
 async def _abort(context: Any, method: str, error: Exception) -> None:
