@@ -173,7 +173,7 @@ class Scorer:
                 check_draw(*draw, self.noise_size)
         except (ValueError, TypeError) as error:
             raise ScoringError("INVALID_DRAW", "draws", str(error)) from None
-        count = sum(draw.count for draw in draws)
+        count = sum(rows for _, _, rows in draws)
         if not count:
             raise ScoringError("INVALID_DRAW", "draws", "no samples asked for; expected at least one")
         self.check(None, context, count)
