@@ -1,11 +1,15 @@
-"""What every test shares: a fixed seed, and the tests' own folder on the import path."""
+"""What every test shares: a fixed seed, one thread each, and the tests' own folder on the import path."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+# Read when torch is imported. Tests compute with small tensors, for which a second thread costs more than it brings.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parent / "flowmodel"))
 sys.path.insert(0, str(Path(__file__).parent / "oracles"))

@@ -19,12 +19,18 @@ STARTS_ELSEWHERE = [name for name in PLANS if "-softplus" in name and not name.e
 
 AUTOREGRESSIVE = [name for name in PLANS if "autoregressive" in name or name in ("invert", "stack", "nested")]
 
+
+def ways(name):
+    """What may compute a flow: of the eager layers, native code covers the affine autoregressive ones."""
+    return ("native", "torch") if name in AUTOREGRESSIVE and "spline" not in name else ("native",)
+
+
 everything = pytest.mark.parametrize(
     ("plan", "event_shape", "context_shape", "computed_by"),
     [
         pytest.param(PLANS[name], event_shape, context_shape, by, id=f"{name}-{event_shape}-{context_shape}-{by}")
         for name, event_shape, context_shape in CASES
-        for by in (("native", "torch") if name in AUTOREGRESSIVE else ("native",))
+        for by in ways(name)
     ],
     indirect=["computed_by"],
 )
@@ -56,12 +62,13 @@ def test_log_determinant_is_that_of_the_autograd_jacobian(plan, event_shape, con
     size = flow.bijector.event_size
     y = flow.bijector.forward(x, context).detach()
     for direction, given in ((flow.bijector.forward_and_log_det, x), (flow.bijector.inverse_and_log_det, y)):
-        _, log_det = direction(given, context)
-        for row in range(4):
-            at = None if context is None else context[row]
-            jacobian = torch.autograd.functional.jacobian(lambda v, d=direction, c=at: d(v, c)[0], given[row])
-            slogdet = torch.linalg.slogdet(jacobian.reshape(size, size)).logabsdet
-            torch.testing.assert_close(log_det[row], slogdet, rtol=1e-9, atol=1e-9)
+        given.requires_grad_()
+        value, log_det = direction(given, context)
+        # Rows do not depend on each other, so the gradient of a column's sum holds a line of each row's Jacobian.
+        columns = value.reshape(4, size).unbind(1)
+        lines = [torch.autograd.grad(column.sum(), given, retain_graph=True)[0].reshape(4, size) for column in columns]
+        slogdet = torch.linalg.slogdet(torch.stack(lines, dim=1)).logabsdet
+        torch.testing.assert_close(log_det, slogdet, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
@@ -80,7 +87,9 @@ def test_jacobian_is_exactly_zero_where_a_dimension_comes_later(permutation, con
         assert bool((sorted_jacobian.tril() != 0).sum() == 15)
 
 
-@pytest.mark.parametrize("name", AUTOREGRESSIVE)
+@pytest.mark.parametrize(
+    ("name", "computed_by"), [(name, by) for name in AUTOREGRESSIVE for by in ways(name)], indirect=["computed_by"]
+)
 @pytest.mark.parametrize("context_shape", CONTEXT_SHAPES)
 def test_implicit_gradient_is_that_of_finite_differences(name, context_shape, computed_by):
     flow = trained_flow(PLANS[name], (4,), context_shape)
