@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import flowmodel.bijectors as bij
 from flowmodel.data.parquet_rows import ParquetRows
@@ -112,3 +119,26 @@ def test_an_interrupted_training_may_end_as_the_normal_too(tmp_path):
     assert result.best_epoch == 0
     for name, weights in whole.state_dict().items():
         assert torch.equal(weights, again.state_dict()[name]), name
+
+
+def test_two_processes_together_end_as_the_same_normal(tmp_path):
+    rows, held_out = normal_rows(200), normal_rows(4000, seed=1)
+    np.save(tmp_path / "rows.npy", rows)
+    np.save(tmp_path / "held_out.npy", held_out)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, str(Path(__file__).with_name("grouped.py")), str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert ended.returncode == 0, ended.stderr
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["best_epoch"] == 0
+    weights, others = (load_file(tmp_path / f"{rank}.weights") for rank in (0, 1))
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    flow = default_flow(3, layers=3, hidden=(8,))
+    flow.load_state_dict(weights)
+    given = torch.from_numpy(held_out)
+    with torch.no_grad():
+        # Of a flow in float32.
+        learnt = flow.log_prob(given).double()
+    torch.testing.assert_close(learnt, greatest_likelihood(rows).log_prob(given), rtol=1e-4, atol=1e-4)
