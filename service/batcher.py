@@ -1,7 +1,8 @@
 """Queues requests for one operation of one model and hands them to the engine in batches counted in rows.
 
 There is no timer: while the engine computes, requests gather, and the next call takes all that fits. An idle engine
-gets a lone request at once, a busy one gets batches as large as the load makes them.
+gets a lone request at once, a busy one gets batches as large as the load makes them. What the engine computes in less
+time than the queue would take, it computes on the spot.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class Chunk(NamedTuple):
 
 Call = Callable[[Sequence[Chunk]], Awaitable[tuple[FloatArray, ...]]]
 """One engine call for several chunks; each array answered has the chunks' rows one after the other."""
+
+
+AtOnce = Callable[[object], tuple[FloatArray, ...] | None]
+"""A request's payload computed without waiting; None where that would take too long, or there is no such way."""
 
 
 class BatchObserver(Protocol):
@@ -125,12 +130,21 @@ class Batcher:
         max_queue_rows: most rows that wait.
         max_calls: most calls under way at once.
         observer: is told what happens.
+        at_once: tried first where nothing waits and a call may begin.
     """
 
     def __init__(
-        self, call: Call, *, max_batch_rows: int, max_queue_rows: int, max_calls: int, observer: BatchObserver
+        self,
+        call: Call,
+        *,
+        max_batch_rows: int,
+        max_queue_rows: int,
+        max_calls: int,
+        observer: BatchObserver,
+        at_once: AtOnce | None = None,
     ) -> None:
         self._call = call
+        self._at_once = at_once
         self._max_batch_rows = max_batch_rows
         self._quantum = max(1, max_batch_rows // QUANTA_PER_BATCH)
         self._max_queue_rows = max_queue_rows
@@ -166,6 +180,10 @@ class Batcher:
             DeadlinePassed: the deadline passed first.
             EngineError: the engine failed on this very request.
         """
+        if self._at_once is not None and not self._queue and len(self._calls) < self._max_calls:
+            arrays = self._answer_at_once(self._at_once, rows, payload, deadline)
+            if arrays is not None:
+                return arrays
         if not self._fits(rows, patient):
             try:
                 async with asyncio.timeout_at(deadline):
@@ -173,6 +191,27 @@ class Batcher:
             except TimeoutError:
                 raise _too_late() from None
         return await self._answer(rows, payload, deadline)
+
+    def _answer_at_once(
+        self, at_once: AtOnce, rows: int, payload: object, deadline: float | None
+    ) -> tuple[FloatArray, ...] | None:
+        if deadline is not None and self._running_loop().time() >= deadline:
+            self._observer.dropped("expired")
+            raise _too_late()
+        started = time.perf_counter()
+        try:
+            arrays = at_once(payload)
+            if arrays is not None:
+                _check_answer(arrays, rows)
+        except EngineError:
+            self._observer.called(rows, time.perf_counter() - started)
+            raise
+        except Exception as error:
+            raise _unexpected(error, rows) from error
+        if arrays is not None:
+            self._observer.waited(0.0)
+            self._observer.called(rows, time.perf_counter() - started)
+        return arrays
 
     def _fits(self, rows: int, patient: bool) -> bool:
         most = self._max_queue_rows // PATIENT_SHARE if patient else self._max_queue_rows
@@ -330,8 +369,7 @@ class Batcher:
             _fail(chunks, EngineUnavailable("the service stopped before the rows were computed"))
             raise
         except Exception as error:
-            log.exception("engine call with %d rows failed unexpectedly", rows)
-            _fail(chunks, InternalError("INTERNAL", f"scoring failed: {type(error).__name__}"))
+            _fail(chunks, _unexpected(error, rows))
         else:
             _hand_out(chunks, arrays)
 
@@ -346,6 +384,11 @@ class Batcher:
             wanted = [chunk for chunk in half if self._wanted(chunk.work, now)]
             if wanted:
                 await self._run(wanted)
+
+
+def _unexpected(error: Exception, rows: int) -> InternalError:
+    log.error("engine call with %d rows failed unexpectedly", rows, exc_info=error)
+    return InternalError("INTERNAL", f"scoring failed: {type(error).__name__}")
 
 
 def _too_late() -> DeadlinePassed:

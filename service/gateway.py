@@ -194,9 +194,10 @@ class Gateway:
         if unreadable:
             row_errors = _merged(row_errors, unreadable)
         unanswered = np.isnan(log_prob)
-        if unanswered.any():
+        count = int(np.count_nonzero(unanswered))
+        if count:
             row_errors = _with_model_errors(row_errors, unanswered if bad is None else unanswered & ~bad)
-        self.metrics.scored(served.key, log_prob, int(unanswered.sum()))
+        self.metrics.scored(served.key, log_prob, count)
         return Scores(log_prob, row_errors)
 
     async def sample(

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from flowmodel.artefact.manifest import SCORER, Manifest
-from service.batcher import Batcher, Call, Chunk
+from service.batcher import AtOnce, Batcher, Call, Chunk
 from service.engines.engine import Draw, Engine, ModelKey
 from service.errors import NotFound, Unavailable
 from service.metrics import Metrics, OperationMetrics
@@ -67,7 +67,7 @@ class ServedModel:
         self._engine = engine
         self.log_prob_metrics = metrics.operation("LogProb", key)
         self.sample_metrics = metrics.operation("Sample", key)
-        self.log_prob = self._batcher(self._call_log_prob, self.log_prob_metrics, settings)
+        self.log_prob = self._batcher(self._call_log_prob, self.log_prob_metrics, settings, self._log_prob_at_once)
         self.sample = self._batcher(self._call_sample, self.sample_metrics, settings)
         self.resident = True
         self.used = time.monotonic()
@@ -129,14 +129,22 @@ class ServedModel:
         """Answer whatever still waits with the error."""
         await asyncio.gather(self.log_prob.close(error), self.sample.close(error))
 
-    def _batcher(self, call: Call, observer: OperationMetrics, settings: Settings) -> Batcher:
+    def _batcher(
+        self, call: Call, observer: OperationMetrics, settings: Settings, at_once: AtOnce | None = None
+    ) -> Batcher:
         return Batcher(
             call,
             max_batch_rows=settings.max_rows_per_batch,
             max_queue_rows=settings.max_queue_rows,
             max_calls=settings.engine_calls,
             observer=observer,
+            at_once=at_once,
         )
+
+    def _log_prob_at_once(self, payload: object) -> tuple[FloatArray, ...] | None:
+        rows, context = cast(ScorePayload, payload).rows, cast(ScorePayload, payload).context
+        log_prob = self._engine.log_prob_at_once(self.key, rows, context)
+        return None if log_prob is None else (log_prob,)
 
     async def _call_log_prob(self, chunks: Sequence[Chunk]) -> tuple[FloatArray, ...]:
         payloads = [cast(ScorePayload, chunk.work.payload) for chunk in chunks]

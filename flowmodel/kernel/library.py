@@ -74,11 +74,12 @@ def available() -> list[str]:
 
 
 @functools.cache
-def load(name: str) -> ctypes.CDLL:
+def load(name: str, *, locked: bool = False) -> ctypes.CDLL:
     """Load one library.
 
     Args:
         name: one of :func:`available`.
+        locked: its functions keep the interpreter lock, and other threads wait until they are done.
 
     Raises:
         OSError: there is no such library, or it cannot be loaded.
@@ -86,7 +87,7 @@ def load(name: str) -> ctypes.CDLL:
     path = _path(name)
     if path is None:
         raise OSError(f"the native library {name!r} was not compiled; available: {', '.join(available()) or 'none'}")
-    library = ctypes.CDLL(os.fspath(path))
+    library = (ctypes.PyDLL if locked else ctypes.CDLL)(os.fspath(path))
     try:
         for function, (result, arguments) in _SIGNATURES.items():
             getattr(library, function).restype = result

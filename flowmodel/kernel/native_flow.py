@@ -43,6 +43,7 @@ class NativeFlow:
             raise NotCoveredError(f"{library.SWITCH}=0, or no native library was compiled for this processor")
         self.instruction_set = instruction_set or names[0]
         self._library = library.load(self.instruction_set)
+        self._locked_library = library.load(self.instruction_set, locked=True)
         self.event_size = int(scorer.event_size)
         self.context_size = int(scorer.context_size)
         self._rows_in_float64 = bool(scorer.takes_float64)
@@ -56,13 +57,16 @@ class NativeFlow:
         self._set_base(scorer.base)
         self._call("flow_finish", _int64(scorer.integers), int(scorer.takes_float64))
 
-    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
+    def log_prob(
+        self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1, *, locked: bool = False
+    ) -> NDArray[Any]:
         """Log-density of rows, the same bits whatever they are computed beside and by however many threads.
 
         Args:
             rows: ``[N, D]``, float32 or float64.
             context: ``[N, C]``, or ``None``.
             threads: how many may compute in this process, all calls together; a call always has its own.
+            locked: keep the interpreter lock, which is let go of otherwise.
 
         Returns:
             ``[N]``.
@@ -70,7 +74,8 @@ class NativeFlow:
         with np.errstate(over="ignore"):  # what overflows has the density of infinity, which is what torch makes of it
             rows = np.ascontiguousarray(rows, None if self._rows_in_float64 else self.dtype)
         result = np.empty(len(rows), self.dtype)
-        self._call("flow_log_prob", rows, rows.dtype == np.float64, _float64(context), len(rows), threads, result)
+        arguments = (rows, rows.dtype == np.float64, _float64(context), len(rows), threads, result)
+        self._call("flow_log_prob", *arguments, locked=locked)
         return result
 
     def sample(
@@ -82,10 +87,10 @@ class NativeFlow:
         self._call("flow_sample", _float64(noise), _float64(context), len(noise), threads, rows, log_prob)
         return rows, log_prob
 
-    def _call(self, function: str, *arguments: Any) -> None:
-        # The arrays are named here, and so live as long as the call, which the interpreter lock is released for.
+    def _call(self, function: str, *arguments: Any, locked: bool = False) -> None:
+        # The arrays are named here, and so live as long as the call, during which other threads may run.
         plain = [a.__array_interface__["data"][0] if isinstance(a, np.ndarray) else a for a in arguments]
-        getattr(self._library, function)(self._handle, *plain)
+        getattr(self._locked_library if locked else self._library, function)(self._handle, *plain)
 
     def _add(self, part: Any, inverted: bool) -> None:
         """Add a folded part, and those inside it, from noise to data."""

@@ -85,7 +85,9 @@ class DeviceFlow:
             self._log_prob = {dtype: [self._stage(log_prob, n, size, dtype) for n in stages] for dtype in dtypes}
             self._sample = [self._stage(flow.sample, n, noise_size, torch.float64) for n in stages]
 
-    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
+    def log_prob(
+        self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1, *, locked: bool = False
+    ) -> NDArray[Any]:
         """Log-density of ``rows[N, D]``, float32 or float64, given ``context[N, C]``: ``[N]``; threads are not used."""
         dtype = torch.float64 if rows.dtype == np.float64 else torch.float32
         return self._run(self._log_prob.get(dtype, self._log_prob[torch.float32]), rows, context)[0]

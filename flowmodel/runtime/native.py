@@ -36,8 +36,10 @@ class Native(Protocol):
 
     instruction_set: str
 
-    def log_prob(self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1) -> NDArray[Any]:
-        """Log-density of ``rows[N, D]``: ``[N]``."""
+    def log_prob(
+        self, rows: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1, *, locked: bool = False
+    ) -> NDArray[Any]:
+        """Log-density of ``rows[N, D]``: ``[N]``; ``locked`` keeps the interpreter lock where that is possible."""
 
     def sample(
         self, noise: NDArray[Any], context: NDArray[Any] | None = None, threads: int = 1

@@ -162,6 +162,19 @@ class Scorer:
             return self._native.log_prob(rows, context, self._threads)
         return self._spread(self._part_log_prob, rows, context)[0]
 
+    def log_prob_at_once(self, rows: NDArray[Any], context: NDArray[Any] | None = None) -> NDArray[Any]:
+        """The same bits by the calling thread alone, which keeps the interpreter lock where the code is native.
+
+        For few rows: another thread that takes the lock meanwhile keeps it for longer than they need.
+
+        Raises:
+            ScoringError: as ``log_prob``.
+        """
+        if self._native is None:
+            return self.log_prob(rows, context)
+        self.check(rows, context, len(rows))
+        return self._native.log_prob(rows, context, threads=1, locked=True)
+
     def sample(self, draws: Sequence[Draw], context: NDArray[Any] | None = None) -> tuple[NDArray[Any], NDArray[Any]]:
         """Samples ``[N, D]`` and their log-densities ``[N]`` for the draws, one after the other; N sums their counts.
 

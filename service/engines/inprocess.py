@@ -32,6 +32,10 @@ _INLINE_SECONDS = 200e-6
 """Log-densities that take less are computed in the event loop's thread: the way to another one and back, and the wait
 for the interpreter at its end, take longer, and as much of the processor."""
 
+_AT_ONCE_SECONDS = 50e-6
+"""Those that take less are computed before the request that asks for them is even queued: the way through the queue
+takes longer."""
+
 _TRIALS = 5
 
 
@@ -56,7 +60,7 @@ class InProcessEngine:
             raise ValueError(f"threads is {threads}; expected at least 1")
         self._threads = threads
         self._scorers: dict[ModelKey, Scorer] = {}
-        self._inline_rows: dict[ModelKey, int] = {}
+        self._row_seconds: dict[ModelKey, float] = {}
         self._calls: ThreadPoolExecutor | None = None
         self._parts: ThreadPoolExecutor | None = None
 
@@ -87,21 +91,28 @@ class InProcessEngine:
         """See :meth:`Engine.load`."""
         key = ModelKey(published.name, published.version)
         if key not in self._scorers:
-            self._scorers[key], self._inline_rows[key] = await self._run(self._open, published)
+            self._scorers[key], self._row_seconds[key] = await self._run(self._open, published)
             log.info("loaded %s", key)
 
     async def unload(self, key: ModelKey) -> None:
         """See :meth:`Engine.unload`."""
-        self._inline_rows.pop(key, None)
+        self._row_seconds.pop(key, None)
         if self._scorers.pop(key, None) is not None:
             log.info("unloaded %s", key)
 
     async def log_prob(self, key: ModelKey, rows: FloatArray, context: FloatArray | None) -> FloatArray:
         """See :meth:`Engine.log_prob`."""
         scorer = self._scorer(key)
-        if len(rows) <= self._inline_rows.get(key, 0):
+        if len(rows) * self._row_seconds[key] <= _INLINE_SECONDS:
             return _translated(scorer.log_prob, rows, context)
         return await self._run(scorer.log_prob, rows, context)
+
+    def log_prob_at_once(self, key: ModelKey, rows: FloatArray, context: FloatArray | None) -> FloatArray | None:
+        """See :meth:`Engine.log_prob_at_once`."""
+        scorer = self._scorer(key)
+        if len(rows) * self._row_seconds[key] > _AT_ONCE_SECONDS:
+            return None
+        return _translated(scorer.log_prob_at_once, rows, context)
 
     async def sample(
         self, key: ModelKey, draws: Sequence[Draw], context: FloatArray | None
@@ -117,12 +128,12 @@ class InProcessEngine:
         except KeyError:
             raise EngineError(f"{key} is not loaded") from None
 
-    def _open(self, published: PublishedModel) -> tuple[Scorer, int]:
-        """The scorer, and how many rows of it are computed sooner than a thread can be asked to."""
+    def _open(self, published: PublishedModel) -> tuple[Scorer, float]:
+        """The scorer, and how long a call of it with one row takes."""
         from flowmodel.runtime.scoring import Scorer
 
         scorer = Scorer.load(published.scorer_path, pool=self._parts, threads=self._threads)
-        return scorer, int(_INLINE_SECONDS / _seconds_of_a_row(scorer))
+        return scorer, _seconds_of_a_row(scorer)
 
     async def _run(self, function: Callable[..., T], *arguments: object) -> T:
         """Call on one of the engine's threads, its errors made the engine's."""
@@ -144,7 +155,7 @@ def _seconds_of_a_row(scorer: Scorer) -> float:
         begin = time.perf_counter()
         scorer.log_prob(row, context)
         times.append(time.perf_counter() - begin)
-    return max(min(times), 1e-7)
+    return min(times)
 
 
 def _prepare() -> None:

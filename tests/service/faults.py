@@ -54,6 +54,9 @@ class FaultyEngine(InProcessEngine):
             self.check(rows)
         return await super().log_prob(key, rows, context)
 
+    def log_prob_at_once(self, key, rows, context):
+        """None, so that every call comes to the gate."""
+
     async def sample(self, key, draws, context):
         self.calls.append(sum(draw.count for draw in draws))
         if self.held is None or key in self.held:

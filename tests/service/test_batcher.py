@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from service.batcher import Batcher, Chunk
+from service.batcher import AtOnce, Batcher, Chunk
 from service.engines.engine import EngineError, EngineUnavailable
 from service.errors import DeadlinePassed, InternalError, QueueFull
 
@@ -54,9 +54,14 @@ class Script:
         return (2 * values,)
 
 
-def make(script: Script, *, batch: int = 100, queue: int = 1000, calls: int = 1) -> tuple[Batcher, Observer]:
+def make(
+    script: Script, *, batch: int = 100, queue: int = 1000, calls: int = 1, at_once: AtOnce | None = None
+) -> tuple[Batcher, Observer]:
     observer = Observer()
-    return Batcher(script, max_batch_rows=batch, max_queue_rows=queue, max_calls=calls, observer=observer), observer
+    batcher = Batcher(
+        script, max_batch_rows=batch, max_queue_rows=queue, max_calls=calls, observer=observer, at_once=at_once
+    )
+    return batcher, observer
 
 
 def ask(batcher: Batcher, values: Sequence[float], deadline: float | None = None) -> asyncio.Task[tuple]:
@@ -78,6 +83,53 @@ async def test_a_lone_request_is_computed_at_once() -> None:
     (answer,) = await ask(batcher, [1.0, 2.0])
     assert answer.tolist() == [2.0, 4.0]
     assert (observer.rows, observer.waits, observer.batches) == (0, 1, [2])
+
+
+def few(payload: object) -> tuple[np.ndarray, ...] | None:
+    """Three times the payload on the spot, where it is no more than two rows."""
+    return (3 * payload,) if len(payload) <= 2 else None
+
+
+async def test_what_takes_less_than_the_queue_never_enters_it() -> None:
+    script = Script()
+    batcher, observer = make(script, at_once=few)
+    answers = await asyncio.gather(*(ask(batcher, [1.0] * rows) for rows in (1, 2, 3)))
+    assert [answer.tolist() for (answer,) in answers] == [[3.0], [3.0, 3.0], [2.0, 2.0, 2.0]]
+    assert (observer.rows, observer.waits, observer.batches) == (0, 3, [1, 2, 3])
+
+
+async def test_nothing_overtakes_the_queue_or_the_calls_that_may_be_under_way() -> None:
+    script = Script()
+    batcher, _ = make(script, at_once=few)
+    script.open.clear()
+    first = ask(batcher, [0.0] * 3)
+    await script.called.wait()
+    second = ask(batcher, [1.0])
+    await asyncio.sleep(0)
+    assert not second.done()
+    script.open.set()
+    assert (await first)[0].tolist() == [0.0] * 3
+    assert (await second)[0].tolist() == [2.0]
+
+
+async def test_what_fails_at_once_fails_as_it_would_in_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(payload: object) -> tuple[np.ndarray, ...] | None:
+        raise error
+
+    batcher, observer = make(Script(), at_once=failing)
+    error: Exception = EngineError("poisoned")
+    with pytest.raises(EngineError, match="poisoned"):
+        await ask(batcher, [1.0])
+    error = ZeroDivisionError("nobody foresaw this")
+    with pytest.raises(InternalError, match="ZeroDivisionError"):
+        await ask(batcher, [1.0])
+    assert "nobody foresaw this" in caplog.text
+    with pytest.raises(DeadlinePassed):
+        await ask(batcher, [1.0], deadline=asyncio.get_running_loop().time() - 1)
+    assert observer.dropped_for == ["expired"]
+    batcher, _ = make(Script(), at_once=lambda payload: (payload[1:],))
+    with pytest.raises(EngineError, match="answered 0 rows to 1"):
+        await ask(batcher, [1.0])
 
 
 async def test_requests_that_arrive_together_share_a_call() -> None:

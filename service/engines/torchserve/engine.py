@@ -142,6 +142,10 @@ class TorchServeEngine:
             results.append((await self._call(key, {"op": "log_prob"}, arrays))["log_prob"])
         return results[0] if len(results) == 1 else np.concatenate(results)
 
+    def log_prob_at_once(self, key: ModelKey, rows: FloatArray, context: FloatArray | None) -> FloatArray | None:
+        """None: the rows have to go to TorchServe."""
+        return None
+
     async def sample(
         self, key: ModelKey, draws: Sequence[Draw], context: FloatArray | None
     ) -> tuple[FloatArray, FloatArray]:

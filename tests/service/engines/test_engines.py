@@ -36,6 +36,25 @@ async def test_both_give_the_same_bits(inprocess, torchserve, plain, conditional
             np.testing.assert_array_equal(mine, its)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+async def test_few_rows_have_the_same_bits_at_once(inprocess, torchserve, plain, conditional, dtype) -> None:
+    for published, context_size in ((plain, 0), (conditional, 2)):
+        rows = standard_normal(1, 0, 3000, published.event_size).astype(dtype)
+        context = standard_normal(2, 0, 3000, context_size).astype(dtype) if context_size else None
+        few = slice(0, 1)
+        here = inprocess.log_prob_at_once(published.key, rows[few], None if context is None else context[few])
+        np.testing.assert_array_equal(here, (await inprocess.log_prob(published.key, rows, context))[few])
+        assert inprocess.log_prob_at_once(published.key, rows, context) is None
+        assert torchserve.log_prob_at_once(published.key, rows[few], context) is None
+
+
+async def test_at_once_says_what_does_not_fit(inprocess, plain) -> None:
+    with pytest.raises(RequestRejected, match=r"\[1, 4\]"):
+        inprocess.log_prob_at_once(plain.key, np.zeros((1, 4)), None)
+    with pytest.raises(EngineError, match="nobody/1 is not loaded"):
+        inprocess.log_prob_at_once(ModelKey("nobody", 1), np.zeros((1, 2)), None)
+
+
 async def test_parts_of_a_long_call_fit_together(inprocess, torchserve, conditional, monkeypatch) -> None:
     """With messages of 4 KiB, 700 rows go in several parts, and the draws' borders fall within them."""
     options = TorchServeOptions(threads=2, message_bytes=4096)
