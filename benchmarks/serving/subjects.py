@@ -20,9 +20,11 @@ MOST_ROWS = 4 * 1024 * 1024
 """That may wait in the gateway: of 256 requests of 4096 rows, which none of the peers would refuse, all."""
 
 OURS, OURS_TORCHSERVE = "inprocess", "torchserve engine"
+OURS_PROCESSES, TORCHSERVE_PROCESSES = "inprocess, a process a core", "torchserve engine, a process a core"
 TORCHSERVE, TORCHSERVE_WORKERS, ECHO = "TorchServe", "TorchServe, a worker a core", "grpc.aio echo"
 FASTAPI, MLSERVER, LITSERVE, RAY, BENTOML = "FastAPI", "MLServer", "LitServe", "Ray Serve", "BentoML"
 RAW, ARROW = "inprocess, HTTP float32", "inprocess, HTTP Arrow"
+RAW_PROCESSES = "inprocess, HTTP float32, a process a core"
 ARCHIVE = "TorchServe, our archive"
 """Asked with one request at a time alone, to tell what the gateway adds to its engine."""
 
@@ -50,13 +52,14 @@ class Server:
         return os.environ.get(f"BENCH_PYTHON_{self.environment.upper()}", sys.executable)
 
 
-def _gateway(engine: str) -> Callable[[Model, int, int], list[str]]:
+def _gateway(engine: str, processes: int = 1) -> Callable[[Model, int, int], list[str]]:
     def command(model: Model, grpc_port: int, http_port: int) -> list[str]:
         options = {
             "engine": engine,
             "store": model.store,
             "grpc-port": grpc_port,
             "http-port": http_port,
+            "processes": processes,
             "max-queue-rows": MOST_ROWS,
             "log-level": "warning",
         }
@@ -92,6 +95,11 @@ SERVERS = {
         {OURS: wire.DENSITY, RAW: wire.DENSITY_RAW, ARROW: wire.DENSITY_ARROW},
         "`flowmodel serve --engine inprocess`: gRPC, and HTTP with raw float32 and with Arrow",
     ),
+    OURS_PROCESSES: Server(
+        _gateway("inprocess", os.cpu_count() or 1),
+        {OURS_PROCESSES: wire.DENSITY, RAW_PROCESSES: wire.DENSITY_RAW},
+        "the same with `--processes`, as many as there are cores",
+    ),
     TORCHSERVE: Server(
         _torchserve(1),
         {TORCHSERVE: wire.TORCHSERVE, ARCHIVE: wire.TORCHSERVE_ARCHIVE},
@@ -101,6 +109,12 @@ SERVERS = {
     ),
     OURS_TORCHSERVE: Server(
         _gateway("torchserve"), {OURS_TORCHSERVE: wire.DENSITY}, "`flowmodel serve`, gRPC", start_seconds=120.0
+    ),
+    TORCHSERVE_PROCESSES: Server(
+        _gateway("torchserve", os.cpu_count() or 1),
+        {TORCHSERVE_PROCESSES: wire.DENSITY},
+        "the same with `--processes`, as many as there are cores, and one TorchServe",
+        start_seconds=120.0,
     ),
     TORCHSERVE_WORKERS: Server(
         _torchserve(os.cpu_count() or 1),

@@ -18,10 +18,12 @@ from serving.subjects import (
     LITSERVE,
     MLSERVER,
     OURS,
+    OURS_PROCESSES,
     OURS_TORCHSERVE,
     RAW,
     RAY,
     TORCHSERVE,
+    TORCHSERVE_PROCESSES,
     TORCHSERVE_WORKERS,
 )
 
@@ -39,8 +41,11 @@ ADDED_MILLISECONDS = 0.5
 
 LIMITS: dict[tuple[str, str], dict[int, float]] = {
     (OURS, BEST_TORCHSERVE): {1: 1.4, 4096: 5.0},
+    (OURS_PROCESSES, BEST_TORCHSERVE): {1: 1.4, 4096: 5.0},
     (OURS, ECHO): {1: 0.8, 4096: 0.5},
+    (OURS_PROCESSES, ECHO): {1: 0.8, 4096: 0.5},
     (OURS_TORCHSERVE, BEST_TORCHSERVE): {1: 1.0, 64: 1.0, 4096: 2.0},
+    (TORCHSERVE_PROCESSES, BEST_TORCHSERVE): {1: 1.0, 64: 1.0, 4096: 2.0},
     (OURS, MLSERVER): {1: 3.0, 64: 1.0, 4096: 1.0},
     (OURS, LITSERVE): {1: 3.0, 64: 1.0, 4096: 1.0},
     (OURS, FASTAPI): {1: 1.5, 64: 1.0, 4096: 1.0},
