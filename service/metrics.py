@@ -6,6 +6,7 @@ other is ``_OTHER``, and what a version has to itself disappears with it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -235,9 +236,12 @@ class Metrics:
         self._log_prob.remove(key)
         self._shadow_differences.remove(key)
 
-    def exposition(self, accept: str) -> tuple[bytes, str]:
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type, by an Accept header."""
         encode, content_type = choose_encoder(accept)
+        if self._shared:
+            # All gateways' files are read, and requests are answered meanwhile.
+            return await asyncio.to_thread(encode, self._exposed), content_type
         return encode(self._exposed), content_type
 
     def _end(self, gauge: Gauge, *labels: str) -> None:

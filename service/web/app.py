@@ -107,7 +107,7 @@ class WebApp:
         return json_answer({"status": "not ready", "reason": reason}, status=503)
 
     async def _metrics(self, request: Request) -> Response:
-        text, content_type = self._gateway.metrics.exposition(request.headers.get("accept", ""))
+        text, content_type = await self._gateway.metrics.exposition(request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": content_type})
 
 

@@ -34,13 +34,13 @@ def test_a_model_without_reference_has_one_bucket() -> None:
     assert buckets(histogram) == {"+Inf": 2}
 
 
-def test_what_a_version_has_to_itself_ends_with_it() -> None:
+async def test_what_a_version_has_to_itself_ends_with_it() -> None:
     metrics = Metrics()
     metrics.add_version(KEY, "inprocess", "float32", [-1.0])
     metrics.operation("LogProb", KEY)
     metrics.remove_version(KEY, "inprocess", "float32")
     metrics.scored(KEY, np.zeros(1), 0)
-    text = metrics.exposition("")[0].decode()
+    text = (await metrics.exposition(""))[0].decode()
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     gauges = ("density_model_info", "density_queue_rows", "density_log_prob_bucket")
     assert not [sample for sample in samples if sample.name in gauges]
