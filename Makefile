@@ -48,8 +48,8 @@ train-export: $(VENV)/.serve ## train on DATA=file and publish the next version 
 	@test -n "$(DATA)" -a -n "$(MODEL)" || { echo "usage: make train-export DATA=file MODEL=name [ARGS='--layers 5 ...']" >&2; exit 2; }
 	@$(BIN)/flowmodel train "$(DATA)" --model "$(MODEL)" $(ARGS)
 
-test: $(VENV)/.dev ## run every test, the real TorchServe included
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## run every test, the real TorchServe included, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-faults: $(VENV)/.dev ## kill, stop, break and overload the service under load, each fault five times
 	$(BIN)/python -m pytest tests/faults --fault-rounds 5
