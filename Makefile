@@ -49,7 +49,7 @@ train-export: $(VENV)/.serve ## train on DATA=file and publish the next version 
 	@$(BIN)/flowmodel train "$(DATA)" --model "$(MODEL)" $(ARGS)
 
 test: $(VENV)/.dev ## run every test, the real TorchServe included, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 test-faults: $(VENV)/.dev ## kill, stop, break and overload the service under load, each fault five times
 	$(BIN)/python -m pytest tests/faults --fault-rounds 5

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Read when torch is imported. Tests compute with small tensors, for which a second thread costs more than it brings.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +17,8 @@ _FOLDER = Path(__file__).parent
 sys.path.insert(0, str(_FOLDER / "flowmodel"))
 sys.path.insert(0, str(_FOLDER / "oracles"))
 
+_WITHOUT_SERVERS = ("tests/flowmodel/", "tests/conformance/", "tests/oracles/", "flowmodel/")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How long to fuzz, and how often to break things: a few seconds unless asked for more, as the Makefile does."""
@@ -22,22 +26,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-rounds", type=int, default=1, help="how often tests/faults injects each fault")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes test, as ``make test`` has it: whatever starts servers in one of them, and that first.
+class _Rooms(LoadScopeScheduling):  # type: ignore[misc]
+    """Whatever starts servers goes to one process, and first; everything else file by file to whoever is free.
 
-    Servers of one test are thus never beside those of another; everything else goes to the others file by file.
+    Servers of one test are thus never beside those of another.
     """
-    if not getattr(config.option, "loadgroup", False):
-        return
-    for item in items:
-        with_servers = not item.path.is_relative_to(_FOLDER) or _starts_servers(item.path.relative_to(_FOLDER))
-        item.add_marker(pytest.mark.xdist_group("servers" if with_servers else item.path.name))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("servers",))  # type: ignore[union-attr]
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return file if file.startswith(_WITHOUT_SERVERS) else "servers"
 
 
-def _starts_servers(path: Path) -> bool:
-    return path.parts[0] not in ("flowmodel", "conformance", "oracles")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """How ``make test`` shares the tests out among processes."""
+    return _Rooms(config, log)
 
 
 @pytest.fixture(autouse=True)

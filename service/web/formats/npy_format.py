@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from service.web.formats.binary_format import BinaryReader
 from service.web.formats.format import Table, columns_of, joined, no_rows
 
 _MAGIC = np.lib.format.MAGIC_PREFIX
+_LITERALS = threading.Lock()
+"""One header at a time: of two threads in Python 3.11's parser of literals, one may end with a SystemError."""
 _MOST_HEADER_BYTES = 10_000
 _NUMBERS = re.compile(r"[<>=|]?[?bBhHiIlLqQefdgcuOSUVMm]\d{0,4}")
 
@@ -114,7 +117,8 @@ def _described(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """
     try:
         text = header[10 if header[6] == 1 else 12 :].decode("utf-8")
-        values = ast.literal_eval(text.strip())
+        with _LITERALS:
+            values = ast.literal_eval(text.strip())
         shape, fortran_order = values["shape"], values["fortran_order"]
         descr = values["descr"]
         # Of the other kinds of text, some make numpy warn; a list describes a record, which is no number.

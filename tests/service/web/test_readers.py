@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import pickle
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,3 +286,35 @@ def test_mutated_bodies_are_read_or_refused(content_type: str) -> None:
             assert table.rows.dtype in (np.float32, np.float64)
             refused += bool(table.unreadable)
     assert refused > 10
+
+
+def test_npy_headers_are_read_by_several_threads() -> None:
+    """Python 3.11's parser of literals fails when another thread takes over in the middle of it, as in a collection."""
+    body, found = npy(np.ones((2, 3))), list[object]()
+
+    def pause(phase: str, information: object) -> None:
+        time.sleep(1e-5)
+
+    def read_at(depth: int) -> None:
+        if depth:
+            read_at(depth - 1)
+            return
+        try:
+            for _ in range(60):
+                found.append(len(read(NPY, body, 1000).rows))
+        except SystemError as error:
+            found.append(error)
+
+    threads = [threading.Thread(target=read_at, args=(10 * number,)) for number in range(8)]
+    before = gc.get_threshold()
+    gc.set_threshold(5)
+    gc.callbacks.append(pause)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(pause)
+        gc.set_threshold(*before)
+    assert set(found) == {2}
