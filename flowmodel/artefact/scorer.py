@@ -5,6 +5,7 @@ The file describes itself: ``event_size``, ``context_size``, ``feature_names`` a
 
 import contextlib
 import io
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,13 @@ from flowmodel.bijectors.base import Bijector, Folded
 from flowmodel.bijectors.invert import FoldedInvert
 from flowmodel.distributions.flow import Flow
 from flowmodel.errors import ExportError
+
+SCRIPTING = threading.RLock()
+"""One thread compiles at a time.
+
+TorchScript redefines a class that two threads compile at once, and Python 3.11's ``ast``, by which it reads the source,
+fails when two are in the midst of it (gh-106905, mended in 3.11.8).
+"""
 
 
 class Scorer(torch.nn.Module):
@@ -185,7 +193,7 @@ def folded(bijector: Bijector) -> Folded:
 
 
 def _scripted(scorer: Scorer) -> torch.jit.ScriptModule:
-    with warnings.catch_warnings():
+    with SCRIPTING, warnings.catch_warnings():
         # TorchScript is deprecated upstream and still what the artefact promises; docs/architecture.md has the plan.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
