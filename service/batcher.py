@@ -12,14 +12,12 @@ import logging
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from service.engines.engine import EngineError, EngineUnavailable
 from service.errors import DeadlinePassed, InternalError, QueueFull
 from service.tensors import FloatArray
+from service.work import Chunk, Work, fail, hand_out
 
 log = logging.getLogger(__name__)
 
@@ -33,23 +31,8 @@ who are refused where there is none."""
 _CLOCK_SLACK_SECONDS = 0.05
 """gRPC cancels a call at its deadline by its own clock, which may be a little before ours."""
 
-
-class Chunk(NamedTuple):
-    """Rows ``start`` to ``stop`` of one request's work."""
-
-    work: Work
-    start: int
-    stop: int
-
-    @property
-    def rows(self) -> int:
-        """How many rows the chunk has."""
-        return self.stop - self.start
-
-
 Call = Callable[[Sequence[Chunk]], Awaitable[tuple[FloatArray, ...]]]
 """One engine call for several chunks; each array answered has the chunks' rows one after the other."""
-
 
 AtOnce = Callable[[object], tuple[FloatArray, ...] | None]
 """A request's payload computed without waiting; None where that would take too long, or there is no such way."""
@@ -69,56 +52,6 @@ class BatchObserver(Protocol):
 
     def dropped(self, reason: str) -> None:
         """A request was refused or left the queue: ``"queue_full"``, ``"expired"`` or ``"cancelled"``."""
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One request's rows on their way through the queue and the engine.
-
-    Attributes:
-        rows: how many.
-        payload: whatever the engine call needs to compute them.
-        deadline: on the event loop's clock; None for none.
-        answer: gets the operation's arrays, each with this request's rows.
-        arrived: on ``time.perf_counter``, which is finer than the event loop's clock.
-        taken: rows handed to the engine.
-        returned: rows the engine answered.
-        parts: the answer so far, when it comes in several chunks.
-    """
-
-    rows: int
-    payload: object
-    deadline: float | None
-    answer: asyncio.Future[tuple[FloatArray, ...]]
-    arrived: float
-    taken: int = 0
-    returned: int = 0
-    parts: tuple[FloatArray, ...] = ()
-
-    @property
-    def waiting(self) -> int:
-        """Rows not yet handed to the engine."""
-        return self.rows - self.taken
-
-    def receive(self, start: int, stop: int, arrays: Sequence[FloatArray]) -> None:
-        """Keep a chunk's answer; the last one completes the request."""
-        if self.answer.done():
-            return
-        if stop - start == self.rows:
-            self.answer.set_result(tuple(arrays))
-            return
-        if not self.parts:
-            self.parts = tuple(np.empty((self.rows, *array.shape[1:]), array.dtype) for array in arrays)
-        for part, array in zip(self.parts, arrays, strict=True):
-            part[start:stop] = array
-        self.returned += stop - start
-        if self.returned == self.rows:
-            self.answer.set_result(self.parts)
-
-    def fail(self, error: Exception) -> None:
-        """Answer the request with an error; chunks of it that still wait are never computed."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
 
 
 class Batcher:
@@ -362,21 +295,21 @@ class Batcher:
                 self._observer.called(rows, time.perf_counter() - started)
             _check_answer(arrays, rows)
         except EngineUnavailable as error:
-            _fail(chunks, error)
+            fail(chunks, error)
         except EngineError as error:
             await self._isolate(chunks, error)
         except asyncio.CancelledError:
-            _fail(chunks, EngineUnavailable("the service stopped before the rows were computed"))
+            fail(chunks, EngineUnavailable("the service stopped before the rows were computed"))
             raise
         except Exception as error:
-            _fail(chunks, _unexpected(error, rows))
+            fail(chunks, _unexpected(error, rows))
         else:
-            _hand_out(chunks, arrays)
+            hand_out(chunks, arrays)
 
     async def _isolate(self, chunks: Sequence[Chunk], error: EngineError) -> None:
         works = {chunk.work for chunk in chunks}
         if len(works) == 1:
-            _fail(chunks, error)
+            fail(chunks, error)
             return
         middle = len(chunks) // 2
         now = asyncio.get_running_loop().time()
@@ -399,16 +332,3 @@ def _check_answer(arrays: Sequence[FloatArray], rows: int) -> None:
     for array in arrays:
         if len(array) != rows:
             raise EngineError(f"the engine answered {len(array)} rows to {rows}")
-
-
-def _hand_out(chunks: Sequence[Chunk], arrays: Sequence[FloatArray]) -> None:
-    offset = 0
-    for work, start, stop in chunks:
-        end = offset + stop - start
-        work.receive(start, stop, [array[offset:end] for array in arrays])
-        offset = end
-
-
-def _fail(chunks: Sequence[Chunk], error: Exception) -> None:
-    for chunk in chunks:
-        chunk.work.fail(error)

@@ -14,13 +14,14 @@ from typing import cast
 import numpy as np
 
 from flowmodel.artefact.manifest import SCORER, Manifest
-from service.batcher import AtOnce, Batcher, Call, Chunk
+from service.batcher import AtOnce, Batcher, Call
 from service.engines.engine import Draw, Engine, ModelKey
 from service.errors import NotFound, Unavailable
 from service.metrics import Metrics, OperationMetrics
 from service.settings import Settings
 from service.signature import Signature
 from service.tensors import FloatArray
+from service.work import Chunk
 
 
 @dataclass(frozen=True, slots=True)

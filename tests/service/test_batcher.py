@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from service.batcher import AtOnce, Batcher, Chunk
+from service.batcher import AtOnce, Batcher
 from service.engines.engine import EngineError, EngineUnavailable
 from service.errors import DeadlinePassed, InternalError, QueueFull
+from service.work import Chunk
 
 
 class Observer:
