@@ -25,7 +25,7 @@ import torch
 from kernel import peers
 from kernel.stopwatch import Call, Effort, Timing, interleaved
 from kernel.subject import Subject
-from kernel.targets import Verdict
+from reporting.verdict import Verdict
 
 from flowmodel.artefact.scorer import export_scorer
 from flowmodel.runtime.density_handler import DensityHandler
@@ -216,17 +216,17 @@ def verdicts(flows: list[dict[str, Any]], training: dict[str, Any]) -> Iterator[
         where = ", ".join(map(str, size))
         if size in ONE_ROW_MILLISECONDS:
             one_row = flow["handler_one_row"]["ms"]
-            yield Verdict("one row in the handler, ms", where, 1, one_row, ONE_ROW_MILLISECONDS[size], True)
+            yield Verdict("one row in the handler, ms", where, one_row, ONE_ROW_MILLISECONDS[size], True)
         large = [batch for batch in flow["batches"] if batch["rows"] >= FROM_BATCH]
         if size in ROWS_PER_SECOND and large:
             slowest = min(rows_per_second(batch, "kernel") for batch in large)
             what = f"kernel, rows/s, slowest from {FROM_BATCH} rows"
-            yield Verdict(what, where, 1, slowest, ROWS_PER_SECOND[size], False)
+            yield Verdict(what, where, slowest, ROWS_PER_SECOND[size], False)
     times = training["times"]
     if "FlowTorch" in times and tuple(training["size"]) == FULL.training:
         ratio = times["FlowTorch"]["ms"] / times["flowmodel"]["ms"]
         where = ", ".join(map(str, training["size"]))
-        yield Verdict("FlowTorch / training step", where, 1, ratio, TRAINING_STEP, False)
+        yield Verdict("FlowTorch / training step", where, ratio, TRAINING_STEP, False)
 
 
 def rows_per_second(batch: dict[str, Any], name: str) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
+
+from reporting.markdown import number, table
+from reporting.verdict import DISTURBED, summary, verdict_table
 
 from kernel import targets
 
@@ -22,8 +25,8 @@ def markdown(rows: list[Row], heading: str, figures: dict[str, str]) -> str:
     parts = ["# The native code, measured", "", heading, "", _disturbance(rows), ""]
     found = targets.verdicts(rows)
     if found:
-        parts += [f"## Targets: {targets.summary(found)}", "", _targets(found), ""]
-    for title, text, table in (
+        parts += [f"## Targets: {summary(found)}", "", verdict_table(found, "D, H, B"), ""]
+    for title, text, tabled in (
         ("In short", _SHORT, _short),
         ("One layer", _LAYER, _layer),
         ("Exactness", _EXACTNESS, _exactness),
@@ -34,7 +37,7 @@ def markdown(rows: list[Row], heading: str, figures: dict[str, str]) -> str:
         ("Peak memory of a training step", _MEMORY, _memory),
         ("A first flow", _FIRST_FLOW, _first_flow),
     ):
-        tables = table(rows)
+        tables = tabled(rows)
         if tables:
             parts += [f"## {title}", "", text, "", tables, ""]
     for what, name in figures.items():
@@ -42,74 +45,19 @@ def markdown(rows: list[Row], heading: str, figures: dict[str, str]) -> str:
     return "\n".join(parts)
 
 
-def number(value: float | None) -> str:
-    """Three digits.
-
-    Example:
-        >>> [number(value) for value in (0.012345, 1.5, 12.34, 1234.5, 181234.0, None)]
-        ['0.0123', '1.50', '12.3', '1234', '181234', '']
-    """
-    if value is None:
-        return ""
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3 if abs(value) >= 0.1 else 4
-    return f"{value:.{digits}f}"
-
-
-def verdict(each: targets.Verdict) -> str:
-    """In a word; none where other programs were too much in the way to tell."""
-    if each.disturbed:
-        return f"disturbed: others used {100 * (each.others or 0.0):.0f} % of the cores"
-    return "reached" if each.reached else "**missed**"
-
-
 def time(row: Row, name: str) -> str:
     timing = row["times"].get(name, {})
     return timing["skipped"] if "skipped" in timing else number(timing.get("ms"))
-
-
-def table(heads: list[str], lines: Iterable[list[str]]) -> str:
-    """A Markdown table; nothing when it has no lines.
-
-    Example:
-        >>> print(table(["a", "b"], [["1", "2"]]))
-        | a | b |
-        |---|---|
-        | 1 | 2 |
-    """
-    body = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *body]) if body else ""
 
 
 def _disturbance(rows: list[Row]) -> str:
     shares = [row["others"] for row in rows if row.get("others") is not None]
     if not shares:
         return "What other programs used of the cores is not known."
-    disturbed = sum(share > targets.DISTURBED for share in shares)
+    disturbed = sum(share > DISTURBED for share in shares)
     text = f"Other programs used {100 * statistics.median(shares):.0f} % of the cores in the median row, at most "
     text += f"{100 * max(shares):.0f} %"
-    return text + (
-        f"; more than {100 * targets.DISTURBED:.0f} % in {disturbed} of {len(shares)} rows." if disturbed else "."
-    )
-
-
-def _targets(found: list[targets.Verdict]) -> str:
-    heads = ["threads", "what", "D, H, B", "measured", "target", ""]
-    return table(
-        heads,
-        (
-            [
-                str(each.threads),
-                each.what,
-                each.where,
-                number(each.measured),
-                f"{'<=' if each.at_most else '>='} {each.target:g}",
-                verdict(each),
-            ]
-            for each in found
-        ),
-    )
+    return text + (f"; more than {100 * DISTURBED:.0f} % in {disturbed} of {len(shares)} rows." if disturbed else ".")
 
 
 _SHORT = (

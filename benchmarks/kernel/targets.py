@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
+
+from reporting.verdict import Verdict
 
 Row = dict[str, Any]
 
@@ -25,43 +26,7 @@ FLOWTORCH_ONE_ROW = 40.0
 ONE_ROW_MICROSECONDS = {(1, 63, 512): 60.0, (5, 21, 512): 200.0}
 STACK_ROWS_PER_SECOND = 180_000.0
 FLOWTORCH_STEP = {(21, 256, 4096): 40.0, (63, 512, 1024): 100.0}
-DISTURBED = 0.1
-"""A row during which other programs used more of the cores than this is not to be trusted."""
-
 ZUKO_STEP, ZUKO_MEMORY, FIRST_FLOW = 0.6, 1.0, 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """A figure beside its target.
-
-    Args:
-        what: was measured, and in what unit.
-        where: sizes.
-        threads: of the measurement.
-        measured: the figure.
-        target: to be reached.
-        at_most: whether the figure should be at most the target, or at least.
-        others: share of the cores that other programs used meanwhile, where it is known.
-    """
-
-    what: str
-    where: str
-    threads: int
-    measured: float
-    target: float
-    at_most: bool
-    others: float | None = None
-
-    @property
-    def reached(self) -> bool:
-        """Whether the figure is on the right side of the target."""
-        return self.measured <= self.target if self.at_most else self.measured >= self.target
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether other programs were too much in the way for the figure to say anything."""
-        return self.others is not None and self.others > DISTURBED
 
 
 def milliseconds(row: Row, name: str) -> float | None:
@@ -102,7 +67,7 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
     found = [each for row in rows for each in _of_row(row)]
     found += _ahead(rows)
     found += _memory(rows)
-    return sorted(found, key=lambda each: (-each.threads, _ORDER.index(each.what.split(",")[0])))
+    return sorted(found, key=lambda each: (-(each.threads or 0), _ORDER.index(each.what.split(",")[0])))
 
 
 _ORDER = [
@@ -127,7 +92,7 @@ def _of_row(row: Row) -> Iterator[Verdict]:
 
     def verdict(what: str, measured: float | None, target: float, *, at_most: bool) -> Iterator[Verdict]:
         if measured is not None:
-            yield Verdict(what, ", ".join(map(str, key)), threads, measured, target, at_most, row.get("others"))
+            yield Verdict(what, ", ".join(map(str, key)), measured, target, at_most, row.get("others"), threads)
 
     if section == "layer" and key in LOG_PROB_LIMITS:
         limit = LOG_PROB_LIMITS[key]
@@ -180,7 +145,7 @@ def _ahead(rows: list[Row]) -> Iterator[Verdict]:
                 if times is not None and (case not in closest or times < closest[case][0]):
                     closest[case] = times, f"{', '.join(map(str, row['key']))}, {direction}", row.get("others")
     for (threads, own, peer), (times, where, others) in closest.items():
-        yield Verdict(f"closest peer / {own}, {peer}", where, threads, times, 1.0, False, others)
+        yield Verdict(f"closest peer / {own}, {peer}", where, times, 1.0, False, others, threads)
 
 
 def _memory(rows: list[Row]) -> Iterator[Verdict]:
@@ -194,15 +159,4 @@ def _memory(rows: list[Row]) -> Iterator[Verdict]:
         zuko = used.get((threads, "zuko, single pass", *size))
         if name == "flowmodel" and zuko:
             where = ", ".join(map(str, size))
-            yield Verdict("peak memory of a step / zuko's", where, threads, megabytes / zuko, ZUKO_MEMORY, True)
-
-
-def summary(found: list[Verdict]) -> str:
-    """How many are reached, missed, and too disturbed to tell.
-
-    Example:
-        >>> summary([Verdict("a", "", 1, 2.0, 3.0, True), Verdict("b", "", 1, 9.0, 3.0, True, others=0.5)])
-        '1 reached, 0 missed, 1 disturbed'
-    """
-    clear = [each.reached for each in found if not each.disturbed]
-    return f"{sum(clear)} reached, {len(clear) - sum(clear)} missed, {len(list(found)) - len(clear)} disturbed"
+            yield Verdict("peak memory of a step / zuko's", where, megabytes / zuko, ZUKO_MEMORY, True, None, threads)

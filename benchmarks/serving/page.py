@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from kernel.page import number, table
+from reporting.markdown import number, table
+from reporting.verdict import summary, verdict_table
 
 from serving import targets
 from serving.subjects import ARCHIVE, SERVERS
@@ -24,7 +25,7 @@ def markdown(rows: list[Row], heading: str) -> str:
     parts = ["# The service, measured", "", heading, "", _disturbance(rows), ""]
     found = targets.verdicts(rows)
     if found:
-        parts += [f"## Targets: {targets.summary(found)}", "", _RATIOS, "", _targets(found), ""]
+        parts += [f"## Targets: {summary(found)}", "", _RATIOS, "", verdict_table(found, "where"), ""]
     cells = Cells(rows)
     loaded = [(count, together) for count, together in cells.sizes() if together > 1]
     for count in sorted({count for count, _ in loaded}):
@@ -57,27 +58,6 @@ def _disturbance(rows: list[Row]) -> str:
         f"Other programs used {100 * statistics.median(shares):.0f} % of the cores during the median figure, at most "
     )
     return f"{text}{100 * max(shares):.0f} %."
-
-
-def _targets(found: list[targets.Verdict]) -> str:
-    def verdict(each: targets.Verdict) -> str:
-        if each.disturbed:
-            return f"disturbed: others used {100 * (each.others or 0.0):.0f} % of the cores"
-        return "reached" if each.reached else "**missed**"
-
-    return table(
-        ["what", "where", "measured", "target", ""],
-        (
-            [
-                each.what,
-                each.where,
-                number(each.measured),
-                f"{'<=' if each.at_most else '>='} {each.target:g}",
-                verdict(each),
-            ]
-            for each in found
-        ),
-    )
 
 
 def _throughput(cells: Cells, rows: int, inflight: list[int]) -> str:

@@ -6,8 +6,9 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
+
+from reporting.verdict import Verdict
 
 from serving.subjects import (
     ARCHIVE,
@@ -34,9 +35,6 @@ LOAD, SCORER = "load", "scorer"
 
 BEST_TORCHSERVE = "TorchServe, the better one"
 
-DISTURBED = 0.1
-"""A figure during which other programs used more of the cores than this is not to be trusted."""
-
 ADDED_MILLISECONDS = 0.5
 
 LIMITS: dict[tuple[str, str], dict[int, float]] = {
@@ -55,37 +53,6 @@ LIMITS: dict[tuple[str, str], dict[int, float]] = {
     (ARROW, OURS): {1: 0.8, 64: 0.8, 4096: 0.8},
 }
 """How many times as many requests in a second, by rows of a request."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A figure beside its target.
-
-    Attributes:
-        what: was measured.
-        where: rows and requests in flight.
-        measured: the figure.
-        target: to be reached.
-        at_most: whether the figure should be at most the target, or at least.
-        others: share of the cores that other programs used meanwhile, where it is known.
-    """
-
-    what: str
-    where: str
-    measured: float
-    target: float
-    at_most: bool
-    others: float | None
-
-    @property
-    def reached(self) -> bool:
-        """Whether the figure is on the right side of the target."""
-        return self.measured <= self.target if self.at_most else self.measured >= self.target
-
-    @property
-    def disturbed(self) -> bool:
-        """Whether other programs were too much in the way for the figure to say anything."""
-        return self.others is not None and self.others > DISTURBED
 
 
 class Cells:
@@ -143,18 +110,6 @@ def verdicts(rows: list[Row]) -> list[Verdict]:
     """Every target that these rows say something about."""
     cells = Cells(rows)
     return [*_ratios(cells), *_added(cells, rows)]
-
-
-def summary(found: list[Verdict]) -> str:
-    """How many are reached, missed and disturbed.
-
-    Example:
-        >>> summary([Verdict("a / b", "", 2.0, 1.4, False, 0.0), Verdict("a / c", "", 1.0, 1.4, False, 0.5)])
-        '1 reached, 0 missed, 1 disturbed'
-    """
-    disturbed = sum(each.disturbed for each in found)
-    reached = sum(each.reached and not each.disturbed for each in found)
-    return f"{reached} reached, {len(found) - reached - disturbed} missed, {disturbed} disturbed"
 
 
 def _ratios(cells: Cells) -> Iterator[Verdict]:

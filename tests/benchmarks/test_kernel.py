@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from kernel import machine, page, peers, plots, record, sections, stopwatch, subject, targets, training
+from reporting import verdict
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks/bench_kernel.py"
 BRIEF = stopwatch.Effort(seconds=0.01, rounds=2, longest=5.0)
@@ -110,9 +111,9 @@ def test_a_target_is_reached_missed_or_cannot_be_told():
     (reached,) = (v for v in targets.verdicts([layer_row(size, 2.9)]) if v.what == "log_prob / dense pass")
     (missed,) = (v for v in targets.verdicts([layer_row(size, 3.1)]) if v.what == "log_prob / dense pass")
     (unclear,) = (v for v in targets.verdicts([layer_row(size, 2.9, 0.5)]) if v.what == "log_prob / dense pass")
-    assert [page.verdict(each) for each in (reached, missed)] == ["reached", "**missed**"]
-    assert page.verdict(unclear) == "disturbed: others used 50 % of the cores"
-    assert targets.summary([reached, missed, unclear]) == "1 reached, 1 missed, 1 disturbed"
+    assert [str(each) for each in (reached, missed)] == ["reached", "**missed**"]
+    assert str(unclear) == "disturbed: others used 50 % of the cores"
+    assert verdict.summary([reached, missed, unclear]) == "1 reached, 1 missed, 1 disturbed"
 
 
 def test_small_and_wide_layers_have_limits_of_their_own_and_other_sizes_none():
