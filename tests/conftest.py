@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,16 @@ _FOLDER = Path(__file__).parent
 sys.path.insert(0, str(_FOLDER / "flowmodel"))
 sys.path.insert(0, str(_FOLDER / "oracles"))
 
+_ROOT = _FOLDER.parent
+
+_OF_TRITON = (
+    "flowmodel/kernel/cuda/fused_flow.py",
+    "flowmodel/kernel/cuda/scalars.py",
+    "flowmodel/kernel/cuda/walk.py",
+    "tests/flowmodel/kernel/cuda/compiled.py",
+)
+"""What is searched for examples and cannot be imported where there is no Triton, which is made for Linux alone."""
+
 _WITHOUT_SERVERS = ("tests/flowmodel/", "tests/conformance/", "tests/oracles/", "flowmodel/")
 
 
@@ -24,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How long to fuzz, and how often to break things: a few seconds unless asked for more, as the Makefile does."""
     parser.addoption("--fuzz-cases", type=int, default=3000, help="cases of all kinds of fuzzing together")
     parser.addoption("--fault-rounds", type=int, default=1, help="how often tests/faults injects each fault")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leave out what cannot be imported here, and nothing else: a dependency that a test lacks is an error."""
+    if importlib.util.find_spec("triton") is None:
+        config.option.ignore = [*(config.option.ignore or ()), *(str(_ROOT / path) for path in _OF_TRITON)]
 
 
 class _Rooms(LoadScopeScheduling):  # type: ignore[misc]

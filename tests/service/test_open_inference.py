@@ -34,7 +34,6 @@ def stub(wine: Running) -> Iterator[Any]:
 @pytest.fixture(scope="module", params=["grpc", "http"])
 def found(request: pytest.FixtureRequest, wine: Running) -> dict[str, Any]:
     """What tritonclient was told."""
-    pytest.importorskip("rapidjson", reason="tritonclient needs it")
     address = wine.grpc if request.param == "grpc" else wine.http.removeprefix("http://")
     program = Path(__file__).with_name("triton_calls.py")
     command = [sys.executable, str(program), request.param, address]
