@@ -4,16 +4,47 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Running, Start, publish
+from conftest import Loop, Running, Start, publish, running
 
 from service.security.tokens import add_token
 from service.settings import Settings, SettingsError, load_settings
 
 SLOW = 3600
+
+
+@dataclass(frozen=True)
+class Refusing:
+    """A service that tests share which ask for nothing that it does, and the tokens that they ask with."""
+
+    service: Running
+    store: Path
+    operator: str
+    caller: str
+    stranger: str
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.service.service.ports.admin}/admin/v1"
+
+    def left_alone(self) -> bool:
+        return not list(self.store.rglob("serving.json")) and not self.service.service.gateway.draining
+
+
+@pytest.fixture(scope="module")
+def refusing(loop: Loop, published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Refusing]:
+    folder = tmp_path_factory.mktemp("refusing")
+    store, tokens = Path(shutil.copytree(published, folder / "store")), folder / "tokens"
+    operator = add_token(tokens, "operator", ["admin"])
+    caller = add_token(tokens, "caller", ["score", "sample"])
+    stranger = add_token(folder / "others", "stranger", ["admin"])
+    with running(loop, store, store_poll_seconds=SLOW, admin_port=0, admin_token_file=tokens) as service:
+        yield Refusing(service, store, operator, caller, stranger)
 
 
 def answering(service: Running, version: str = "") -> str:
@@ -43,18 +74,14 @@ PATHS = [
 
 
 @pytest.mark.parametrize(("method", "path"), PATHS, ids=lambda value: value.strip("/"))
-def test_nobody_is_let_in_without_a_token_for_it(
-    service: Running, address: str, store: Path, tokens: Path, tmp_path: Path, method: str, path: str
-) -> None:
-    other_file = add_token(tmp_path / "other", "stranger", ["admin"])
-    no_admin = add_token(tokens, "caller", ["score", "sample"])
-    for authorization, status in ((None, 401), (f"Bearer {other_file}", 401), (f"Bearer {no_admin}", 403)):
-        headers = {"Authorization": authorization} if authorization else {}
-        answer = httpx.request(method, address + path, headers=headers)
+def test_nobody_is_let_in_without_a_token_for_it(refusing: Refusing, method: str, path: str) -> None:
+    before = refusing.service.metric("density_rejected_total", reason="unauthenticated")
+    for token, status in ((None, 401), (refusing.stranger, 401), (refusing.caller, 403)):
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        answer = httpx.request(method, refusing.address + path, headers=headers)
         assert answer.status_code == status, answer.text
-    assert not (store / "wine" / "serving.json").exists()
-    assert not service.service.gateway.draining
-    assert service.metric("density_rejected_total", reason="unauthenticated") == 2
+    assert refusing.left_alone()
+    assert refusing.service.metric("density_rejected_total", reason="unauthenticated") == before + 2
 
 
 def test_it_is_off_unless_asked_for_and_not_on_the_gateways_port(start: Start, published: Path) -> None:
@@ -148,12 +175,13 @@ def test_a_default_that_cannot_be_loaded_is_told_and_not_switched_to(
     ],
 )
 def test_a_mistake_is_told_and_changes_nothing(
-    admin: httpx.Client, store: Path, path: str, body: str, status: int, text: str
+    refusing: Refusing, path: str, body: str, status: int, text: str
 ) -> None:
-    answer = admin.post(path, content=body)
+    headers = {"Authorization": f"Bearer {refusing.operator}"}
+    answer = httpx.post(refusing.address + path, content=body, headers=headers)
     assert answer.status_code == status
     assert text in answer.json()["error"]["message"]
-    assert not list(store.rglob("serving.json"))
+    assert refusing.left_alone()
 
 
 def test_a_broken_choice_is_told_and_left_alone(service: Running, admin: httpx.Client, store: Path) -> None:
