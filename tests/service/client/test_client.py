@@ -191,8 +191,9 @@ class Restarting(DensityServiceServicer):
     def GetModel(self, request, context):
         self.calls += 1
         if self.calls <= self.failures:
-            context.set_trailing_metadata([("grpc-retry-pushback-ms", "-1")])
-            context.abort_with_status(to_status(Unavailable("ENGINE", "it restarts", retry_after_seconds=0.01)))
+            status = to_status(Unavailable("ENGINE", "it restarts", retry_after_seconds=0.01))
+            context.set_trailing_metadata((*status.trailing_metadata, ("grpc-retry-pushback-ms", "-1")))
+            context.abort(status.code, status.details)
         return pb.GetModelResponse(model=pb.Model(name=request.model, default_version="1"))
 
 
