@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -9,10 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import httpx
 import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 PROGRAM = [sys.executable, "-c", "from service.command import serve; serve()"]
@@ -86,6 +90,17 @@ class Served:
         code = self.process.wait(60)
         self._reader.join(10)
         return code
+
+    @contextlib.contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Signal it to end, and see that whoever watches its health is told so while it still answers."""
+        with grpc.insecure_channel(self.grpc) as channel:
+            request = health_pb2.HealthCheckRequest(service="density.v1.DensityService")
+            watched = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=60)
+            assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
+            self.process.send_signal(signal.SIGTERM)
+            assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            yield
 
     def close(self) -> None:
         if self.process.poll() is None:

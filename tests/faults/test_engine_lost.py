@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from load import Load, check_right
+from publishing import publish
 from served import Served, wait_until
 
 LOST = {"OK", "UNAVAILABLE"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("engine_lost") / "store"
+    publish(store, 1)
+    return store
+
+
+@pytest.fixture(scope="module")
+def served(store: Path) -> Iterator[Served]:
+    """One service for all of them: each leaves it answering, and those that come after find nothing else."""
+    served = Served(store, "torchserve")
+    yield served
+    served.close()
 
 
 def serving(served: Served) -> bool:
@@ -28,8 +46,7 @@ def replaced(served: Served, name: str, victims: set[psutil.Process]) -> bool:
 
 
 @pytest.mark.parametrize("victim", ["worker", "jvm"])
-def test_a_process_that_is_killed_is_hidden_by_retries(serve, store, rounds, victim):
-    served = serve("torchserve")
+def test_a_process_that_is_killed_is_hidden_by_retries(served, store, rounds, victim):
     hidden, bare = Load(served.grpc, retries=True), Load(served.grpc, clients=2)
     for _ in range(rounds):
         hidden.wait_for(20)
@@ -47,8 +64,7 @@ def test_a_process_that_is_killed_is_hidden_by_retries(serve, store, rounds, vic
     check_right(bare, store, seen)
 
 
-def test_an_engine_that_hangs_costs_the_deadline_and_no_more(serve, store, rounds):
-    served = serve("torchserve")
+def test_an_engine_that_hangs_costs_the_deadline_and_no_more(served, store, rounds):
     load = Load(served.grpc, timeout=0.5)
     for _ in range(rounds):
         load.wait_for(20, "OK")

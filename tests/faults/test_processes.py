@@ -10,11 +10,9 @@ import subprocess
 import sys
 from collections import Counter
 
-import grpc
 import httpx
 import numpy as np
 import psutil
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from load import Load, check_right
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -170,12 +168,7 @@ def test_sigterm_drains_all_of_them(serve, store):
     served = serve(processes=3)
     load = Load(served.grpc, clients=9, rows=400)
     load.wait_for(5)
-    with grpc.insecure_channel(served.grpc) as channel:
-        request = health_pb2.HealthCheckRequest(service="density.v1.DensityService")
-        watched = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=60)
-        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
-        served.process.send_signal(signal.SIGTERM)
-        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with served.leaving():
         assert served.process.wait(60) == 0
     load.wait_for(1, "UNAVAILABLE")
     answers = load.stop()

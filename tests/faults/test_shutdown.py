@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-
-import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from load import Load, check_right
 
 
@@ -15,12 +11,7 @@ def test_requests_under_way_are_answered_and_health_turns_first(serve, store, en
     served = serve(engine)
     load = Load(served.grpc, clients=8, rows=400)
     load.wait_for(5)
-    with grpc.insecure_channel(served.grpc) as channel:
-        request = health_pb2.HealthCheckRequest(service="density.v1.DensityService")
-        watched = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=60)
-        assert next(watched).status == health_pb2.HealthCheckResponse.SERVING
-        served.process.send_signal(signal.SIGTERM)
-        assert next(watched).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    with served.leaving():
         load.wait_for(1, "UNAVAILABLE")
         assert served.process.wait(60) == 0
     answers = load.stop()
