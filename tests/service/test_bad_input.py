@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running
 from google.rpc import error_details_pb2
@@ -28,7 +28,7 @@ def tensor(array: Any, **changes: Any) -> pb.Tensor:
 def alive(wine: Running) -> Iterator[None]:
     """After every bad request the service answers a good one."""
     yield
-    answer = httpx.post(f"{wine.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
+    answer = plain_http.post(f"{wine.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
     assert answer.status_code == 200
     assert len(answer.json()["log_prob"]) == 1
 
@@ -213,7 +213,7 @@ HTTP_CASES = [
 def test_http_refuses_with_a_field_violation(
     wine: Running, path: str, content_type: str, body: bytes, status: int, reason: str, field: str, text: str
 ) -> None:
-    answer = httpx.post(f"{wine.http}/v1/models/{path}", content=body, headers={"Content-Type": content_type})
+    answer = plain_http.post(f"{wine.http}/v1/models/{path}", content=body, headers={"Content-Type": content_type})
     assert answer.status_code == status
     error = answer.json()["error"]
     assert (error["code"], error["status"]) == (status, "INVALID_ARGUMENT")
@@ -236,7 +236,7 @@ def test_http_refuses_with_a_field_violation(
     ],
 )
 def test_http_addresses_that_are_not_there(wine: Running, method: str, path: str, status: int, text: str) -> None:
-    answer = httpx.request(method, wine.http + path, headers={"Content-Type": JSON})
+    answer = plain_http.request(method, wine.http + path, headers={"Content-Type": JSON})
     assert answer.status_code == status
     assert text in answer.json()["error"]["message"]
 
@@ -249,7 +249,7 @@ def test_http_addresses_that_are_not_there(wine: Running, method: str, path: str
     ],
 )
 def test_open_inference_says_so_in_its_own_form(wine: Running, method: str, path: str, status: int, text: str) -> None:
-    answer = httpx.request(method, wine.http + path)
+    answer = plain_http.request(method, wine.http + path)
     assert answer.status_code == status
     assert text in answer.json()["error"]
 
@@ -259,7 +259,7 @@ def test_a_body_without_a_length_is_refused_when_it_gets_too_long(wine: Running)
         for _ in range(64):
             yield b" " * 65536
 
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{wine.http}/v1/models/wine:logProb", content=endless(), headers={"Content-Type": "application/json"}
     )
     assert answer.status_code == 413
@@ -275,7 +275,7 @@ def test_a_body_without_a_length_is_refused_when_it_gets_too_long(wine: Running)
     ],
 )
 def test_headers_that_cannot_be_met(wine: Running, headers: dict[str, str], status: int, text: str) -> None:
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{wine.http}/v1/models/wine:logProb",
         content=b'{"rows": [[1, 2, 3]]}',
         headers={"Content-Type": JSON} | headers,
@@ -286,7 +286,7 @@ def test_headers_that_cannot_be_met(wine: Running, headers: dict[str, str], stat
 
 def test_malformed_csv_rows_are_answered_alone(wine: Running) -> None:
     table = b'alpha,beta,gamma\n1,2,3\n1,2\n1,red,3\n1,,3\n"1,2,3\n\n1,2,nan\n1_0,2,3\n\xff,2,3\n4,5,6\n'
-    answer = httpx.post(f"{wine.http}/v1/models/wine:logProb", content=table, headers={"Content-Type": "text/csv"})
+    answer = plain_http.post(f"{wine.http}/v1/models/wine:logProb", content=table, headers={"Content-Type": "text/csv"})
     assert answer.status_code == 200
     header, *lines = answer.text.splitlines()
     assert header == "log_prob,error"
@@ -306,7 +306,7 @@ def test_malformed_csv_rows_are_answered_alone(wine: Running) -> None:
 
 def test_json_rows_that_are_not_finite_are_answered_alone(wine: Running) -> None:
     body = {"rows": [["NaN", 1, 2], [1, 2, 3], [1, None, 3], [1, 2, "-Infinity"]]}
-    answer = httpx.post(f"{wine.http}/v1/models/wine:logProb", json=body).json()
+    answer = plain_http.post(f"{wine.http}/v1/models/wine:logProb", json=body).json()
     assert [value if isinstance(value, str) else "number" for value in answer["log_prob"]] == [
         "NaN",
         "number",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import plain_http
 import pytest
 from conftest import Running, publish
 
@@ -101,7 +101,7 @@ def test_the_settings_file_is_read(serve: Callable[..., Served], tmp_path: Path,
     ready, curl, _ = served.lines(3)
     assert ready.startswith("Ready: pair/1, wine/2 by inprocess")
     address = next(word for word in ready.split() if word.startswith("http://")).rstrip(",")
-    assert httpx.get(f"{address}/readyz").json()["models"] == ["pair", "wine"]
+    assert plain_http.get(f"{address}/readyz").json()["models"] == ["pair", "wine"]
     assert address in curl
     assert served.end()[0] == 0
 

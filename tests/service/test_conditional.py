@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
+import plain_http
 import pytest
 import torch
 from conftest import Loop, Running, running
@@ -64,15 +64,15 @@ def test_every_way_in_answers_as_the_eager_flow_does(conditional: tuple[Running,
         np.testing.assert_allclose(drawn.log_prob, scored, rtol=1e-9, atol=1e-9)
     url = f"{service.http}/v1/models/{name}"
     body = {"rows": ROWS.tolist(), "context": CONTEXT.tolist()}
-    answered = httpx.post(f"{url}:logProb", json=body).raise_for_status().json()["log_prob"]
+    answered = plain_http.post(f"{url}:logProb", json=body).raise_for_status().json()["log_prob"]
     np.testing.assert_allclose(answered, expected, rtol=1e-9, atol=1e-9)
     lines = ["left,a,b,c,right"]
     lines += [",".join(map(str, [c[0], *row, c[1]])) for row, c in zip(ROWS, CONTEXT, strict=True)]
-    table = httpx.post(f"{url}:logProb", content="\n".join(lines), headers={"content-type": "text/csv"})
+    table = plain_http.post(f"{url}:logProb", content="\n".join(lines), headers={"content-type": "text/csv"})
     numbers = [float(line.split(",")[0]) for line in table.raise_for_status().text.split()[1:]]
     np.testing.assert_allclose(numbers, expected, rtol=1e-9, atol=1e-9)
     request = {"count": 6, "seed": 5, "context": CONTEXT.tolist()}
-    samples = httpx.post(f"{url}:sample", json=request).raise_for_status().json()
+    samples = plain_http.post(f"{url}:sample", json=request).raise_for_status().json()
     np.testing.assert_array_equal(samples["samples"], drawn.samples)
 
 
@@ -83,6 +83,6 @@ def test_each_row_is_answered_for_its_own_context(conditional: tuple[Running, Pa
         alone = [client.log_prob("student", ROWS[i : i + 1], CONTEXT[i : i + 1])[0] for i in range(len(ROWS))]
         np.testing.assert_array_equal(whole, alone)
         assert not np.array_equal(client.log_prob("student", ROWS, CONTEXT[::-1].copy()), whole)
-    missing = httpx.post(f"{service.http}/v1/models/student:logProb", json={"rows": ROWS.tolist()})
+    missing = plain_http.post(f"{service.http}/v1/models/student:logProb", json={"rows": ROWS.tolist()})
     assert missing.status_code == 400
     assert "context" in missing.text

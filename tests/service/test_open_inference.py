@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running, Start
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -136,7 +136,7 @@ def test_bad_rows_are_counted_in_the_parameters(stub: Any, wine: Running) -> Non
     assert answer.parameters["row_errors"].int64_param == 2
     assert answer.parameters["first_row_error"].string_param.startswith("row 1: alpha (column 0 of rows) is nan")
     rows = {"name": "rows", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, "NaN", 5, 6]}
-    over_http = httpx.post(f"{wine.http}/v2/models/wine/infer", json={"inputs": [rows]}).json()
+    over_http = plain_http.post(f"{wine.http}/v2/models/wine/infer", json={"inputs": [rows]}).json()
     assert over_http["parameters"]["row_errors"] == 1
     assert over_http["outputs"][0]["data"][1] == "NaN"
 
@@ -204,7 +204,7 @@ GOOD = {"name": "rows", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
 )
 def test_what_http_refuses(wine: Running, body: Any, text: str) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = httpx.post(f"{wine.http}/v2/models/wine/infer", content=content)
+    answer = plain_http.post(f"{wine.http}/v2/models/wine/infer", content=content)
     assert answer.status_code == 400
     assert set(answer.json()) == {"error"}
     assert text in answer.json()["error"]
@@ -213,7 +213,7 @@ def test_what_http_refuses(wine: Running, body: Any, text: str) -> None:
 @pytest.mark.parametrize("length", ["x", "-1", "99999"])
 def test_a_wrong_length_of_the_json_is_refused(wine: Running, length: str) -> None:
     headers = {"Inference-Header-Content-Length": length}
-    answer = httpx.post(f"{wine.http}/v2/models/wine/infer", json={"inputs": [GOOD]}, headers=headers)
+    answer = plain_http.post(f"{wine.http}/v2/models/wine/infer", json={"inputs": [GOOD]}, headers=headers)
     assert answer.status_code == 400
     assert "Inference-Header-Content-Length" in answer.json()["error"]
 
@@ -221,14 +221,15 @@ def test_a_wrong_length_of_the_json_is_refused(wine: Running, length: str) -> No
 def test_bytes_that_belong_to_no_input_are_refused(wine: Running) -> None:
     body = json.dumps({"inputs": [GOOD]}).encode()
     headers = {"Inference-Header-Content-Length": str(len(body))}
-    answer = httpx.post(f"{wine.http}/v2/models/wine/infer", content=body + b"1234", headers=headers)
+    answer = plain_http.post(f"{wine.http}/v2/models/wine/infer", content=body + b"1234", headers=headers)
     assert "4 bytes follow that belong to no input" in answer.json()["error"]
 
 
 def test_what_is_not_there(wine: Running) -> None:
-    assert httpx.get(f"{wine.http}/v2/models/beer").status_code == 404
-    assert httpx.get(f"{wine.http}/v2/models/beer/ready").json() == {"name": "beer", "ready": False}
-    assert httpx.post(f"{wine.http}/v2/models/beer/infer", json={"inputs": [GOOD]}).json()["error"].startswith("no mod")
+    assert plain_http.get(f"{wine.http}/v2/models/beer").status_code == 404
+    assert plain_http.get(f"{wine.http}/v2/models/beer/ready").json() == {"name": "beer", "ready": False}
+    refused = plain_http.post(f"{wine.http}/v2/models/beer/infer", json={"inputs": [GOOD]}).json()
+    assert refused["error"].startswith("no mod")
 
 
 def test_inferences_are_counted_as_what_they_are(wine: Running) -> None:
@@ -238,15 +239,15 @@ def test_inferences_are_counted_as_what_they_are(wine: Running) -> None:
         return [wine.metric("density_requests_total", method=method, **labels) for method in ("LogProb", "Sample")]
 
     scored, drawn = counted()
-    httpx.post(f"{wine.http}/v2/models/wine/infer", json={"inputs": [GOOD]})
-    httpx.post(f"{wine.http}/v2/models/wine/versions/2/infer", json={"parameters": {"count": 2}})
+    plain_http.post(f"{wine.http}/v2/models/wine/infer", json={"inputs": [GOOD]})
+    plain_http.post(f"{wine.http}/v2/models/wine/versions/2/infer", json={"parameters": {"count": 2}})
     assert counted() == [scored + 1, drawn + 1]
 
 
 def test_a_service_without_models_is_live_but_not_ready(start: Start) -> None:
     service = start()
-    assert httpx.get(f"{service.http}/v2/health/live").status_code == 200
-    assert httpx.get(f"{service.http}/v2/health/ready").status_code == 503
+    assert plain_http.get(f"{service.http}/v2/health/live").status_code == 200
+    assert plain_http.get(f"{service.http}/v2/health/ready").status_code == 503
     with grpc.insecure_channel(service.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         assert stub.ServerLive(pb.ServerLiveRequest(), timeout=10).live
@@ -259,11 +260,11 @@ def test_probes_need_no_token_and_inference_its_scope(start: Start, published: P
     service = start(published, token_file=tmp_path / "tokens")
     headers = {"Authorization": f"Bearer {secret}"}
     infer_url = f"{service.http}/v2/models/wine/infer"
-    assert httpx.get(f"{service.http}/v2/health/live").status_code == 200
-    assert httpx.get(f"{service.http}/v2/health/ready").status_code == 200
-    assert httpx.get(f"{service.http}/v2/models/wine").status_code == 401
-    assert httpx.post(infer_url, json={"inputs": [GOOD]}, headers=headers).status_code == 403
-    assert httpx.post(infer_url, json={"parameters": {"count": 1}}, headers=headers).status_code == 200
+    assert plain_http.get(f"{service.http}/v2/health/live").status_code == 200
+    assert plain_http.get(f"{service.http}/v2/health/ready").status_code == 200
+    assert plain_http.get(f"{service.http}/v2/models/wine").status_code == 401
+    assert plain_http.post(infer_url, json={"inputs": [GOOD]}, headers=headers).status_code == 403
+    assert plain_http.post(infer_url, json={"parameters": {"count": 1}}, headers=headers).status_code == 200
     with grpc.insecure_channel(service.grpc) as channel:
         stub = GRPCInferenceServiceStub(channel)
         assert stub.ServerReady(pb.ServerReadyRequest(), timeout=10).ready

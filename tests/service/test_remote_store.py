@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
-import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running, Start, publish
 
@@ -47,7 +47,7 @@ def loaded(service: Running) -> list[int]:
 
 
 def version_of(service: Running) -> str:
-    return httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]}).json()["version"]
+    return plain_http.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]}).json()["version"]
 
 
 def test_versions_are_picked_up_switched_and_rolled_back(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running, Start
 
@@ -27,14 +27,14 @@ ROWS = {"rows": [[1, 2, 3]]}
 
 @pytest.mark.parametrize("path", ["wine:logProb", "beer:logProb", "wine:nonsense"])
 def test_http_gives_the_callers_id_back(wine: Running, path: str) -> None:
-    answer = httpx.post(f"{wine.http}/v1/models/{path}", json=ROWS, headers={"X-Request-ID": "order 17"})
+    answer = plain_http.post(f"{wine.http}/v1/models/{path}", json=ROWS, headers={"X-Request-ID": "order 17"})
     assert answer.headers.get_list("x-request-id") == ["order 17"]
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 129, "a\tb", "caf\xe9"])
 def test_http_makes_an_id_where_there_is_none_to_use(wine: Running, given: str | None) -> None:
     headers = {} if given is None else {"X-Request-ID": given.encode("latin-1")}
-    made = [httpx.get(f"{wine.http}/healthz", headers=headers).headers["x-request-id"] for _ in range(2)]
+    made = [plain_http.get(f"{wine.http}/healthz", headers=headers).headers["x-request-id"] for _ in range(2)]
     assert len(set(made)) == 2
     assert all(len(request_id) == 16 for request_id in made)
 
@@ -42,7 +42,7 @@ def test_http_makes_an_id_where_there_is_none_to_use(wine: Running, given: str |
 def test_who_is_not_let_in_gets_an_id_too(start: Start, published: Path, tmp_path: Path) -> None:
     add_token(tmp_path / "tokens", "somebody", ["score"])
     service = start(published, token_file=tmp_path / "tokens")
-    answer = httpx.post(f"{service.http}/v1/models/wine:logProb", json=ROWS, headers={"X-Request-ID": "mine"})
+    answer = plain_http.post(f"{service.http}/v1/models/wine:logProb", json=ROWS, headers={"X-Request-ID": "mine"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (401, "mine")
     with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError) as raised:
         ask(channel, "wine", metadata=(("x-request-id", "mine"),))
@@ -90,7 +90,7 @@ def test_the_log_says_which_request_it_was(start: Start, published: Path) -> Non
     log = logging.getLogger("service.gateway")
     log.addHandler(handler)
     try:
-        httpx.post(f"{service.http}/v1/models/wine:logProb", json=ROWS, headers={"X-Request-ID": "http-1"})
+        plain_http.post(f"{service.http}/v1/models/wine:logProb", json=ROWS, headers={"X-Request-ID": "http-1"})
         with grpc.insecure_channel(service.grpc) as channel, pytest.raises(grpc.RpcError):
             ask(channel, "wine", metadata=(("x-request-id", "grpc-1"),))
         log.warning("between requests")

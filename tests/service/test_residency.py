@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
-import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running, Start, publish
 from gates import engine_held, in_background, wait_for_call, wait_until
@@ -84,8 +84,8 @@ def test_what_was_unloaded_answers_as_before_over_both_transports(start: Start, 
         drawn = client.draw("ale", 3, seed=7)
         client.draw("beer", 3)
         np.testing.assert_array_equal(client.draw("ale", 3, seed=7).samples, drawn.samples)
-    assert httpx.post(f"{service.http}/v1/models/cider:logProb", json={"rows": [[1, 2, 3]]}).status_code == 200
-    listed = httpx.get(f"{service.http}/v1/models").json()["models"]
+    assert plain_http.post(f"{service.http}/v1/models/cider:logProb", json={"rows": [[1, 2, 3]]}).status_code == 200
+    listed = plain_http.get(f"{service.http}/v1/models").json()["models"]
     assert [len(model["versions"]) for model in listed] == [2, 2, 2], "what is unloaded is still served"
 
 
@@ -123,7 +123,7 @@ def test_a_deadline_that_passes_while_it_is_loaded_is_told_and_the_load_goes_on(
         client.score("ale", rows)
         engine.held = {ModelKey("beer", 2)}
         with engine_held(service):
-            answer = httpx.post(
+            answer = plain_http.post(
                 f"{service.http}/v1/models/beer:logProb",
                 json={"rows": [[1, 2, 3]]},
                 headers={"Request-Timeout": "0.2"},

@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Loop, Running, Start, publish
 from gates import engine_held, in_background, wait_for_call, wait_until
@@ -70,7 +71,7 @@ def test_stopping_lets_requests_under_way_finish_and_refuses_new_ones(
             over_grpc = ask(channel, rows)
             wait_for_call(service)
             over_http = in_background(
-                lambda: httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": rows.tolist()})
+                lambda: plain_http.post(f"{service.http}/v1/models/wine:logProb", json={"rows": rows.tolist()})
             )
             wait_until(service, lambda: service.metric("density_inflight_requests", method="LogProb") == 2)
             ending = in_background(lambda: service.run(service.service.stop()))

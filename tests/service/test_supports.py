@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import httpx
 import numpy as np
+import plain_http
 import torch
 from conftest import Start
 
@@ -29,6 +29,6 @@ def test_outside_the_support_is_minus_infinity(start: Start, tmp_path: Path) -> 
     assert (np.asarray(answer[1:]) == -np.inf).all()
     assert np.array_equal(samples[:, 2], np.round(samples[:, 2]))
     assert 0 <= samples[:, 2].min() < samples[:, 2].max() <= 9
-    posted = httpx.post(f"{service.http}/v1/models/shop:logProb", json={"rows": rows.tolist()})
+    posted = plain_http.post(f"{service.http}/v1/models/shop:logProb", json={"rows": rows.tolist()})
     assert posted.status_code == 200
     assert posted.json()["log_prob"][1:] == ["-Infinity"] * 3

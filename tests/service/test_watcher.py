@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import plain_http
 import pytest
 from conftest import Running, Start, publish
 from gates import engine_held, in_background, wait_for_call, wait_until
@@ -31,7 +32,7 @@ def loaded(service: Running, model: str = "wine") -> list[int]:
 def score(service: Running, model: str = "wine", version: str = "") -> httpx.Response:
     path = f"/versions/{version}" if version else ""
     body = {"rows": [[1, 2, 3]]}
-    return httpx.post(f"{service.http}/v1/models/{model}{path}:logProb", json=body, timeout=20)
+    return plain_http.post(f"{service.http}/v1/models/{model}{path}:logProb", json=body, timeout=20)
 
 
 def test_a_new_version_becomes_the_default_and_the_oldest_is_let_go(start: Start, store: Path) -> None:
@@ -265,7 +266,7 @@ def test_without_any_default_the_caller_is_told_to_name_a_version(start: Start, 
     assert answer.status_code == 503
     assert "the default version of wine could not be loaded" in answer.json()["error"]["message"]
     assert score(service, version="2").status_code == 200
-    listed = httpx.get(f"{service.http}/v1/models").json()["models"]
+    listed = plain_http.get(f"{service.http}/v1/models").json()["models"]
     assert [(model["name"], model["default_version"]) for model in listed] == [("pair", "1"), ("wine", "")]
 
 

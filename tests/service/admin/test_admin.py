@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import plain_http
 import pytest
 from conftest import Loop, Running, Start, publish, running
 
@@ -49,7 +50,7 @@ def refusing(loop: Loop, published: Path, tmp_path_factory: pytest.TempPathFacto
 
 def answering(service: Running, version: str = "") -> str:
     path = f"/versions/{version}" if version else ""
-    answer = httpx.post(f"{service.http}/v1/models/wine{path}:logProb", json={"rows": [[1, 2, 3]]}, timeout=20)
+    answer = plain_http.post(f"{service.http}/v1/models/wine{path}:logProb", json={"rows": [[1, 2, 3]]}, timeout=20)
     return answer.json()["version"] if answer.status_code == 200 else str(answer.status_code)
 
 
@@ -78,7 +79,7 @@ def test_nobody_is_let_in_without_a_token_for_it(refusing: Refusing, method: str
     before = refusing.service.metric("density_rejected_total", reason="unauthenticated")
     for token, status in ((None, 401), (refusing.stranger, 401), (refusing.caller, 403)):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        answer = httpx.request(method, refusing.address + path, headers=headers)
+        answer = plain_http.request(method, refusing.address + path, headers=headers)
         assert answer.status_code == status, answer.text
     assert refusing.left_alone()
     assert refusing.service.metric("density_rejected_total", reason="unauthenticated") == before + 2
@@ -87,7 +88,7 @@ def test_nobody_is_let_in_without_a_token_for_it(refusing: Refusing, method: str
 def test_it_is_off_unless_asked_for_and_not_on_the_gateways_port(start: Start, published: Path) -> None:
     service = start(published)
     assert service.service.ports.admin is None
-    assert httpx.get(f"{service.http}/admin/v1/models").status_code == 404
+    assert plain_http.get(f"{service.http}/admin/v1/models").status_code == 404
 
 
 def test_without_tokens_it_is_refused_at_start() -> None:
@@ -178,7 +179,7 @@ def test_a_mistake_is_told_and_changes_nothing(
     refusing: Refusing, path: str, body: str, status: int, text: str
 ) -> None:
     headers = {"Authorization": f"Bearer {refusing.operator}"}
-    answer = httpx.post(refusing.address + path, content=body, headers=headers)
+    answer = plain_http.post(refusing.address + path, content=body, headers=headers)
     assert answer.status_code == status
     assert text in answer.json()["error"]["message"]
     assert refusing.left_alone()

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running
 from gates import engine_held, in_background, wait_for_call, wait_for_queue
@@ -36,8 +37,8 @@ def test_what_is_under_way_is_told_and_answered_and_nothing_new_is_taken(
             waiting = {"draining": True, "requests": 2, "queued_rows": len(rows), "drain_seconds": 5.0}
             assert admin.post("/drain").json() == waiting
             assert admin.post("/drain").json() == waiting, "asked twice is as asked once"
-            assert httpx.get(f"{service.http}/readyz").status_code == 503
-            refused = httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": rows.tolist()})
+            assert plain_http.get(f"{service.http}/readyz").status_code == 503
+            refused = plain_http.post(f"{service.http}/v1/models/wine:logProb", json={"rows": rows.tolist()})
             assert refused.json()["error"]["details"][0]["reason"] == "DRAINING"
         for future in (first, second):
             assert len(future.result(10).log_prob) == len(rows)
@@ -73,7 +74,7 @@ def test_health_says_so_and_the_process_ends_as_on_a_signal(published: Path, tok
         with grpc.insecure_channel(address[1]) as channel:
             watch = HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30)
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-            answer = httpx.post(f"{address[2]}/admin/v1/drain", headers={"Authorization": f"Bearer {secret}"})
+            answer = plain_http.post(f"{address[2]}/admin/v1/drain", headers={"Authorization": f"Bearer {secret}"})
             assert answer.json()["draining"] is True
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
         _, errors = process.communicate(timeout=60)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Loop, Running, Start, running
 from google.rpc import error_details_pb2
@@ -67,10 +68,10 @@ def ask(guarded: Running, method: str, token: str | None) -> grpc.StatusCode:
 def fetch(guarded: Running, path: str, token: str | None) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
     if path.endswith(":logProb"):
-        return httpx.post(guarded.http + path, json={"rows": ROWS.tolist()}, headers=headers)
+        return plain_http.post(guarded.http + path, json={"rows": ROWS.tolist()}, headers=headers)
     if path.endswith(":sample"):
-        return httpx.post(guarded.http + path, json={"count": 2}, headers=headers)
-    return httpx.get(guarded.http + path, headers=headers)
+        return plain_http.post(guarded.http + path, json={"count": 2}, headers=headers)
+    return plain_http.get(guarded.http + path, headers=headers)
 
 
 WANTED = {"LogProb": "score", "Sample": "sample", "GetModel": None, "ListModels": None}
@@ -118,9 +119,9 @@ def test_open_inference_wants_the_scope_of_what_it_is_asked(
     guarded: Guarded, body: dict[str, Any], wanted: str, scope: str
 ) -> None:
     address = f"{guarded.http}/v2/models/wine/infer"
-    answer = httpx.post(address, json=body, headers={"Authorization": f"Bearer {guarded.secrets[scope]}"})
+    answer = plain_http.post(address, json=body, headers={"Authorization": f"Bearer {guarded.secrets[scope]}"})
     assert answer.status_code == (200 if scope == wanted else 403)
-    assert httpx.post(address, json=body).status_code == 401
+    assert plain_http.post(address, json=body).status_code == 401
 
 
 def test_open_inference_asks_its_probes_for_no_token(guarded: Guarded) -> None:

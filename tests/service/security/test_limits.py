@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Running, Start
 from gates import engine_held, in_background, wait_for_call, wait_until
@@ -134,7 +134,7 @@ def refusal(service: Running, rows: np.ndarray = ROWS) -> tuple[str, float]:
         first, second = rpc_status.from_call(call).details
         assert first.Unpack(info)
         assert second.Unpack(retry)
-    answer = httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": rows.tolist()})
+    answer = plain_http.post(f"{service.http}/v1/models/wine:logProb", json={"rows": rows.tolist()})
     assert answer.status_code == 429
     assert answer.json()["error"]["details"][0]["reason"] == info.reason
     assert int(answer.headers["retry-after"]) >= 1
@@ -152,7 +152,7 @@ def test_requests_in_a_second(start: Start, published: Path) -> None:
     reason, pause = refusal(service)
     assert (reason, 900 < pause <= 1000) == ("TOO_FAST", True)
     assert service.metric("density_rejected_total", reason="too_fast") == 3
-    assert httpx.get(f"{service.http}/healthz").status_code == 200
+    assert plain_http.get(f"{service.http}/healthz").status_code == 200
 
 
 def test_rows_in_a_second(start: Start, published: Path) -> None:
@@ -217,12 +217,12 @@ def connections(service: Running, count: int) -> Iterator[list[socket.socket]]:
 def test_http_connections(start: Start, published: Path) -> None:
     service = start(published, max_connections=3)
     with connections(service, 3):
-        answer = httpx.get(f"{service.http}/healthz")
+        answer = plain_http.get(f"{service.http}/healthz")
         assert answer.status_code == 429
         assert answer.json()["error"]["details"][0]["reason"] == "TOO_MANY_CONNECTIONS"
         assert answer.headers["connection"] == "close"
     wait_until(service, lambda: not service.service._web._server.server_state.connections)
-    assert httpx.get(f"{service.http}/healthz").status_code == 200
+    assert plain_http.get(f"{service.http}/healthz").status_code == 200
     assert service.metric("density_rejected_total", reason="too_many_connections") == 1
 
 

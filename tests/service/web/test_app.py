@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import openapi_spec_validator
+import plain_http
 import pytest
 from conftest import Running, Start
 from gates import engine_held, in_background, wait_for_call, wait_for_queue
@@ -18,51 +19,53 @@ from service.web.openapi import DOCUMENT
 
 
 def test_models_are_listed_by_name(wine: Running) -> None:
-    answer = httpx.get(f"{wine.http}/v1/models").json()
+    answer = plain_http.get(f"{wine.http}/v1/models").json()
     assert [model["name"] for model in answer["models"]] == ["pair", "wine"]
     assert answer["next_page_token"] == ""
 
 
 def test_models_are_listed_in_pages(wine: Running) -> None:
-    first = httpx.get(f"{wine.http}/v1/models", params={"page_size": 1}).json()
-    second = httpx.get(f"{wine.http}/v1/models", params={"page_size": 1, "page_token": first["next_page_token"]}).json()
+    first = plain_http.get(f"{wine.http}/v1/models", params={"page_size": 1}).json()
+    second = plain_http.get(
+        f"{wine.http}/v1/models", params={"page_size": 1, "page_token": first["next_page_token"]}
+    ).json()
     assert [model["name"] for model in first["models"] + second["models"]] == ["pair", "wine"]
     assert second["next_page_token"] == ""
-    assert httpx.get(f"{wine.http}/v1/models", params={"page_size": "x"}).status_code == 400
+    assert plain_http.get(f"{wine.http}/v1/models", params={"page_size": "x"}).status_code == 400
 
 
 def test_a_model_is_described(wine: Running) -> None:
-    model = httpx.get(f"{wine.http}/v1/models/wine").json()
+    model = plain_http.get(f"{wine.http}/v1/models/wine").json()
     assert (model["name"], model["default_version"]) == ("wine", "2")
     assert [version["version"] for version in model["versions"]] == ["2", "1"]
     newest = model["versions"][0]
     assert newest["feature_names"] == ["alpha", "beta", "gamma"]
     assert (newest["event_shape"], newest["data_type"]) == ([3], "float32")
     assert len(newest["reference_log_prob"]["log_prob"]) == len(newest["reference_log_prob"]["probabilities"])
-    one = httpx.get(f"{wine.http}/v1/models/wine/versions/1").json()
+    one = plain_http.get(f"{wine.http}/v1/models/wine/versions/1").json()
     assert [version["version"] for version in one["versions"]] == ["1"]
 
 
 def test_health(wine: Running) -> None:
-    assert httpx.get(f"{wine.http}/healthz").json() == {"status": "alive"}
-    assert httpx.get(f"{wine.http}/readyz").json() == {"status": "ready", "models": ["pair", "wine"]}
+    assert plain_http.get(f"{wine.http}/healthz").json() == {"status": "alive"}
+    assert plain_http.get(f"{wine.http}/readyz").json() == {"status": "ready", "models": ["pair", "wine"]}
 
 
 def test_a_service_without_models_lives_but_is_not_ready(start: Start) -> None:
     service = start()
-    assert httpx.get(f"{service.http}/healthz").status_code == 200
-    answer = httpx.get(f"{service.http}/readyz")
+    assert plain_http.get(f"{service.http}/healthz").status_code == 200
+    answer = plain_http.get(f"{service.http}/readyz")
     assert (answer.status_code, answer.json()["reason"]) == (503, "no model in the store yet")
 
 
 def test_metrics_count_grpc_and_http_alike_and_parse(wine: Running) -> None:
     labels = {"method": "LogProb", "code": "OK", "model": "wine", "version": "2"}
     before = wine.metric("density_requests_total", **labels)
-    httpx.post(f"{wine.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
+    plain_http.post(f"{wine.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
     with DensityClient(wine.grpc) as client:
         client.log_prob("wine", [[1, 2, 3]])
-    httpx.post(f"{wine.http}/v1/models/no-{id(wine)}:logProb", json={"rows": [[1, 2, 3]]})
-    answer = httpx.get(f"{wine.http}/metrics")
+    plain_http.post(f"{wine.http}/v1/models/no-{id(wine)}:logProb", json={"rows": [[1, 2, 3]]})
+    answer = plain_http.get(f"{wine.http}/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}
     requests = {tuple(sorted(sample.labels.items())): sample.value for sample in families["density_requests"].samples}
@@ -87,7 +90,7 @@ def test_metrics_count_grpc_and_http_alike_and_parse(wine: Running) -> None:
 
 def test_metrics_come_as_openmetrics_when_asked(wine: Running) -> None:
     accept = "application/openmetrics-text; version=1.0.0"
-    answer = httpx.get(f"{wine.http}/metrics", headers={"Accept": accept})
+    answer = plain_http.get(f"{wine.http}/metrics", headers={"Accept": accept})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     names = {family.name for family in openmetrics.text_string_to_metric_families(answer.text)}
     assert {"density_requests", "density_log_prob"} <= names
@@ -95,11 +98,11 @@ def test_metrics_come_as_openmetrics_when_asked(wine: Running) -> None:
 
 def test_log_densities_are_counted_in_the_models_own_buckets(start: Start, published: Any) -> None:
     service = start(published)
-    httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[0, 0, 0], [1e6, 0, 0], ["NaN", 0, 0]]})
-    families = text_string_to_metric_families(httpx.get(f"{service.http}/metrics").text)
+    plain_http.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[0, 0, 0], [1e6, 0, 0], ["NaN", 0, 0]]})
+    families = text_string_to_metric_families(plain_http.get(f"{service.http}/metrics").text)
     (histogram,) = (family for family in families if family.name == "density_log_prob")
     buckets = {s.labels["le"]: s.value for s in histogram.samples if s.labels["version"] == "2"}
-    reference = httpx.get(f"{service.http}/v1/models/wine").json()["versions"][0]["reference_log_prob"]["log_prob"]
+    reference = plain_http.get(f"{service.http}/v1/models/wine").json()["versions"][0]["reference_log_prob"]["log_prob"]
     assert [float(bound) for bound in buckets][:-1] == sorted(set(reference))
     values = list(buckets.values())
     assert values == sorted(values)
@@ -107,12 +110,12 @@ def test_log_densities_are_counted_in_the_models_own_buckets(start: Start, publi
 
 
 def test_the_documentation_is_served_without_another_host(wine: Running) -> None:
-    page = httpx.get(f"{wine.http}/", follow_redirects=True)
+    page = plain_http.get(f"{wine.http}/", follow_redirects=True)
     assert page.url.path == "/docs"
     assert "//" not in re.sub(r"<!.*?>", "", page.text)
     for address in re.findall(r'(?:src|href)="([^"]+)"', page.text):
-        assert httpx.get(f"{wine.http}/{address}").status_code == 200
-    assert httpx.get(f"{wine.http}/openapi.json").json() == DOCUMENT
+        assert plain_http.get(f"{wine.http}/{address}").status_code == 200
+    assert plain_http.get(f"{wine.http}/openapi.json").json() == DOCUMENT
 
 
 def test_every_route_is_documented_and_every_documented_one_is_there(wine: Running) -> None:
@@ -138,17 +141,19 @@ def test_references_of_the_document_lead_somewhere() -> None:
 
 def test_an_answer_has_the_fields_that_the_document_promises(wine: Running) -> None:
     bodies = {
-        "LogProbResponse": httpx.post(f"{wine.http}/v1/models/wine:logProb", json={"rows": [["NaN", 2, 3]]}),
-        "SampleResponse": httpx.post(f"{wine.http}/v1/models/wine:sample", json={"count": 1, "with_log_prob": True}),
-        "Model": httpx.get(f"{wine.http}/v1/models/wine"),
-        "ModelList": httpx.get(f"{wine.http}/v1/models"),
-        "Error": httpx.get(f"{wine.http}/v1/models/beer"),
-        "Health": httpx.get(f"{wine.http}/readyz"),
-        "InferenceServer": httpx.get(f"{wine.http}/v2"),
-        "InferenceModel": httpx.get(f"{wine.http}/v2/models/wine"),
-        "InferenceReady": httpx.get(f"{wine.http}/v2/models/wine/ready"),
-        "InferenceResponse": httpx.post(f"{wine.http}/v2/models/wine/infer", json={"parameters": {"count": 1}}),
-        "InferenceError": httpx.get(f"{wine.http}/v2/models/beer"),
+        "LogProbResponse": plain_http.post(f"{wine.http}/v1/models/wine:logProb", json={"rows": [["NaN", 2, 3]]}),
+        "SampleResponse": plain_http.post(
+            f"{wine.http}/v1/models/wine:sample", json={"count": 1, "with_log_prob": True}
+        ),
+        "Model": plain_http.get(f"{wine.http}/v1/models/wine"),
+        "ModelList": plain_http.get(f"{wine.http}/v1/models"),
+        "Error": plain_http.get(f"{wine.http}/v1/models/beer"),
+        "Health": plain_http.get(f"{wine.http}/readyz"),
+        "InferenceServer": plain_http.get(f"{wine.http}/v2"),
+        "InferenceModel": plain_http.get(f"{wine.http}/v2/models/wine"),
+        "InferenceReady": plain_http.get(f"{wine.http}/v2/models/wine/ready"),
+        "InferenceResponse": plain_http.post(f"{wine.http}/v2/models/wine/infer", json={"parameters": {"count": 1}}),
+        "InferenceError": plain_http.get(f"{wine.http}/v2/models/beer"),
     }
     for name, answer in bodies.items():
         schema = DOCUMENT["components"]["schemas"][name]
@@ -161,7 +166,7 @@ def test_a_deadline_that_passes_is_504(start: Start, published: Any, operation: 
     body = {"rows": [[1, 2, 3]]} if operation == "logProb" else {"count": 1}
     with engine_held(service):
         url = f"{service.http}/v1/models/wine:{operation}"
-        answer = httpx.post(url, json=body, headers={"Request-Timeout": "0.05"})
+        answer = plain_http.post(url, json=body, headers={"Request-Timeout": "0.05"})
     assert answer.status_code == 504
     assert answer.json()["error"]["status"] == "DEADLINE_EXCEEDED"
 
@@ -170,7 +175,7 @@ def test_a_full_queue_is_429_with_retry_after(start: Start, published: Any) -> N
     service = start(published, faults=True, max_queue_rows=1, max_engine_calls=1)
 
     def ask() -> httpx.Response:
-        return httpx.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
+        return plain_http.post(f"{service.http}/v1/models/wine:logProb", json={"rows": [[1, 2, 3]]})
 
     with engine_held(service):
         computing = in_background(ask)
@@ -189,10 +194,10 @@ def test_a_client_that_goes_away_leaves_the_queue(start: Start, published: Any) 
     service = start(published, faults=True, max_engine_calls=1)
     url = f"{service.http}/v1/models/wine:logProb"
     with engine_held(service):
-        computing = in_background(lambda: httpx.post(url, json={"rows": [[1, 2, 3]]}))
+        computing = in_background(lambda: plain_http.post(url, json={"rows": [[1, 2, 3]]}))
         wait_for_call(service)
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json={"rows": [[1, 2, 3]] * 7}, timeout=httpx.Timeout(5, read=0.2))
+            plain_http.post(url, json={"rows": [[1, 2, 3]] * 7}, timeout=httpx.Timeout(5, read=0.2))
         wait_for_queue(service, 0)
     assert computing.result(10).status_code == 200
     assert 7 not in service.service.engine.calls
@@ -202,5 +207,5 @@ def test_a_client_that_goes_away_leaves_the_queue(start: Start, published: Any) 
 def test_a_sick_engine_is_not_ready(start: Start, published: Any) -> None:
     service = start(published, faults=True)
     service.service.engine.sick = True
-    answer = httpx.get(f"{service.http}/readyz")
+    answer = plain_http.get(f"{service.http}/readyz")
     assert (answer.status_code, answer.json()["reason"]) == (503, "the inprocess engine is not well")

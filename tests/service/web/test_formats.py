@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Loop, Running, Start, running
 
@@ -37,7 +38,7 @@ def kind(answer: httpx.Response) -> str:
 
 
 def ask(served: Running, model: str, content: bytes, content_type: str, **headers: str) -> httpx.Response:
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{served.http}/v1/models/{model}:logProb",
         content=content,
         headers={"Content-Type": content_type} | {name.replace("_", "-"): value for name, value in headers.items()},
@@ -72,7 +73,7 @@ def test_contexts_come_in_every_content_type(served: Running, rows: np.ndarray, 
 def test_samples_are_those_of_grpc_to_the_bit(served: Running, asked_for: str) -> None:
     with DensityClient(served.grpc) as client:
         samples, log_prob = client.sample("wine", 50, seed=7, with_log_prob=True)
-    answer = httpx.post(
+    answer = plain_http.post(
         f"{served.http}/v1/models/wine:sample",
         json={"count": 50, "seed": 7, "with_log_prob": True},
         headers={"Accept": asked_for},
@@ -83,7 +84,7 @@ def test_samples_are_those_of_grpc_to_the_bit(served: Running, asked_for: str) -
 
 def test_a_seed_is_drawn_and_repeats_the_draw(served: Running) -> None:
     def draw(**order: Any) -> dict[str, Any]:
-        return httpx.post(f"{served.http}/v1/models/wine:sample", json=order).json()
+        return plain_http.post(f"{served.http}/v1/models/wine:sample", json=order).json()
 
     first = draw(count=5)
     assert draw(count=5, seed=first["seed"])["samples"] == first["samples"]
@@ -94,8 +95,8 @@ def test_a_seed_is_drawn_and_repeats_the_draw(served: Running) -> None:
 def test_a_conditional_model_is_sampled_with_one_context_for_all(served: Running) -> None:
     order = {"count": 4, "seed": 1}
     url = f"{served.http}/v1/models/pair:sample"
-    one = httpx.post(url, json=order | {"context": [[0.5, 1]]}).json()
-    each = httpx.post(url, json=order | {"context": [[0.5, 1]] * 4}).json()
+    one = plain_http.post(url, json=order | {"context": [[0.5, 1]]}).json()
+    each = plain_http.post(url, json=order | {"context": [[0.5, 1]] * 4}).json()
     assert one["samples"] == each["samples"]
     assert len(one["samples"]) == 4
 
@@ -141,7 +142,7 @@ def test_accept_decides(served: Running, accept: str, expected: str) -> None:
 
 def test_a_version_can_be_named_in_the_path(served: Running) -> None:
     answers = {
-        version: httpx.post(f"{served.http}/v1/models/wine{version}:logProb", json={"rows": [[1, 2, 3]]}).json()
+        version: plain_http.post(f"{served.http}/v1/models/wine{version}:logProb", json={"rows": [[1, 2, 3]]}).json()
         for version in ("", "/versions/1", "/versions/2")
     }
     assert [answer["version"] for answer in answers.values()] == ["2", "1", "2"]
@@ -179,8 +180,8 @@ def test_bad_rows_and_rows_without_density_keep_their_places(
 def test_samples_without_their_log_densities(served: Running, asked_for: str) -> None:
     order = {"count": 6, "seed": 2}
     url, accept = f"{served.http}/v1/models/wine:sample", {"Accept": asked_for}
-    with_log_prob = httpx.post(url, json=order | {"with_log_prob": True}, headers=accept)
-    without = httpx.post(url, json=order, headers=accept)
+    with_log_prob = plain_http.post(url, json=order | {"with_log_prob": True}, headers=accept)
+    without = plain_http.post(url, json=order, headers=accept)
     both = read_samples(asked_for, with_log_prob.content, 4)
     if asked_for == "application/json":
         np.testing.assert_array_equal(np.array(without.json()["samples"], np.float32), both[:, :3])

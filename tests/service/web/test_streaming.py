@@ -15,6 +15,7 @@ from typing import Any
 import h11
 import httpx
 import numpy as np
+import plain_http
 import pytest
 from conftest import Loop, Running, Start, running
 from gates import engine_held, in_background, wait_for_call, wait_until
@@ -51,7 +52,7 @@ def body_of() -> Any:
 def post(service: Running, content: Any, content_type: str, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     url = f"{service.http}/v1/models/wine:logProb"
-    return httpx.post(url, content=content, headers={"Content-Type": content_type} | named, timeout=60)
+    return plain_http.post(url, content=content, headers={"Content-Type": content_type} | named, timeout=60)
 
 
 class Duplex:
@@ -264,14 +265,14 @@ def test_samples_beyond_one_message_are_streamed(start: Start, published: Path, 
     service, whole = start(published, max_samples_per_request=3000), start(published)
     order = {"count": 10_000, "seed": 6, "start": 5, "with_log_prob": True}
     answers = [
-        httpx.post(f"{server.http}/v1/models/wine:sample", json=order, headers={"Accept": asked_for}, timeout=20)
+        plain_http.post(f"{server.http}/v1/models/wine:sample", json=order, headers={"Accept": asked_for}, timeout=20)
         for server in (service, whole)
     ]
     assert answers[0].headers["density-seed"] == "6"
     streamed, expected = (read_samples(asked_for, answer.content, 4) for answer in answers)
     assert streamed.shape == (10_000, 4)
     np.testing.assert_array_equal(streamed, expected)
-    refused = httpx.post(f"{service.http}/v1/models/wine:sample", json=order)
+    refused = plain_http.post(f"{service.http}/v1/models/wine:sample", json=order)
     assert "10000 given; 1 to 3000 expected in one request" in refused.json()["error"]["message"]
 
 
