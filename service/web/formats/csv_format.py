@@ -20,6 +20,7 @@ from service.web.formats.format import LineReader, StreamedFormat, Table, column
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _THREADED_BYTES = 4 * 1024**2
 """Below this, starting pyarrow's threads costs more than they bring."""
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class CsvFormat(StreamedFormat):
@@ -144,6 +145,10 @@ def _columns(body: bytes, wanted: Sequence[str]) -> tuple[list[str], bytes]:
             raise InvalidRequest.of("WRONG_SHAPE", "body", text)
         return list(wanted), body
     violations = missing_columns(wanted, cells)
+    for delimiter, called in _OTHER_DELIMITERS.items():
+        if violations and first.count(delimiter.encode()) >= min(len(cells), max(1, len(wanted) - 1)):
+            text = f"has {called} between its columns; commas expected, and points in decimal numbers"
+            raise InvalidRequest.of("MALFORMED_CSV", "body", text)
     violations += [Violation(name, "there twice in the header") for name in wanted if cells.count(name) > 1]
     if violations:
         raise InvalidRequest("MISSING_COLUMN", violations)
@@ -200,7 +205,8 @@ def _row(line: bytes, columns: Sequence[str], places: Sequence[int]) -> list[flo
     # What is no UTF-8 is no number either, and does not matter in a column that nobody wants.
     cells = next(csv.reader([line.decode("utf-8", "replace")]))
     if len(cells) != len(columns):
-        raise ValueError(f"{len(cells)} columns given; {len(columns)} expected")
+        broken = "; a quote is open at its end, and a row is one line" if line.count(b'"') % 2 else ""
+        raise ValueError(f"{len(cells)} columns given; {len(columns)} expected{broken}")
     values = []
     for place in places:
         value = _number(cells[place])

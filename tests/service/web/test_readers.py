@@ -202,6 +202,9 @@ CASES = [
     ),
     ("octets cut off", BINARY, write_rows(BINARY, ROWS)[:-1], "TRUNCATED", "16 rows and 11 bytes over"),
     ("csv without a column", CSV, b"alpha,beta\n1,2\n", "MISSING_COLUMN", "gamma: column missing"),
+    ("csv with semicolons", CSV, b"alpha;beta;gamma\n1,5;2;3\n", "MALFORMED_CSV", "has semicolons between its columns"),
+    ("csv with tabs", CSV, b"alpha\tbeta\tgamma\n1\t2\t3\n", "MALFORMED_CSV", "has tabs between its columns"),
+    ("csv with semicolons, no header", CSV, b"1,5;2,5;3,5\n", "MALFORMED_CSV", "points in decimal numbers"),
     ("csv without rows", CSV, b"alpha,beta,gamma\n", "NO_ROWS", "has no row below its header"),
     ("csv of another width", CSV, b"1,2\n", "WRONG_SHAPE", "no header and 2 columns; 3 expected"),
     ("csv of one endless line", CSV, b"1," * 600_000, "CHUNK_TOO_LARGE", "a line is longer than 1048576"),
@@ -232,6 +235,15 @@ def test_a_body_that_cannot_be_read_is_refused(
     assert refused.value.reason == reason
     assert text in str(refused.value)
     assert not Bomb.fired
+
+
+def test_csv_says_that_a_row_is_one_line() -> None:
+    table = read(CSV, b'alpha,note,beta,gamma\n1,"a\nb",2,3\n1,an inch is 1",2,3\n', 4096)
+    assert [error.row for error in table.unreadable] == [0, 1]
+    assert "line 2: 2 columns given; 4 expected; a quote is open at its end, and a row is one line" in (
+        table.unreadable[0].message
+    )
+    np.testing.assert_array_equal(table.rows[2], [1, 2, 3])
 
 
 def test_arrow_takes_columns_by_name_and_nulls_as_errors() -> None:
