@@ -40,11 +40,16 @@ def ready_text(service: Service, ports: Ports) -> str:
 
 
 def waiting_text(service: Service, ports: Ports) -> str:
-    """The line that is printed while the store is empty."""
-    host = _host(service.settings.host)
+    """The line that is printed while the store is empty, or holds nothing that can be served."""
+    host, place = _host(service.settings.host), service.watcher.store.place
+    scheme = "https" if service.settings.tls_certificate is not None else "http"
+    unserved = service.registry.unserved
+    why = (
+        f"no version of {', '.join(unserved)} could be loaded, and the log says why; repair it, or " if unserved else ""
+    )
     return (
-        f"Waiting for a model in {service.watcher.store.place}: publish one with `flowmodel train DATA --model NAME "
-        f"--store {service.watcher.store.place}` (gRPC {host}:{ports.grpc}, HTTP http://{host}:{ports.http})"
+        f"Waiting for a model in {place}: {why}publish one with `flowmodel train DATA --model NAME "
+        f"--store {place}` (gRPC {host}:{ports.grpc}, HTTP {scheme}://{host}:{ports.http})"
     )
 
 

@@ -96,7 +96,11 @@ class Gateway:
         if self.draining:
             return "draining: the service is stopping"
         if not len(self.registry):
-            return "loading the first models" if self.registry.loading else "no model in the store yet"
+            if self.registry.loading:
+                return "loading the first models"
+            if self.registry.unserved:
+                return f"no version of {', '.join(self.registry.unserved)} could be loaded; the log says why"
+            return "no model in the store yet"
         if not self.engine.healthy:
             return f"the {self.engine.name} engine is not well"
         return None

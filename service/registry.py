@@ -182,6 +182,8 @@ class ModelRegistry:
         self._models: dict[str, _Model] = {}
         self.loading = True
         """Whether the store's first models are still on their way."""
+        self.unserved: list[str] = []
+        """Models that the store has and of which no version could be loaded, in order."""
         self.changed = asyncio.Event()
         """Set whenever a version came or went; cleared by whoever acts on it."""
 
@@ -249,7 +251,9 @@ class ModelRegistry:
         if self.loading:
             raise Unavailable("STARTING", "the service is starting and still loads its models", retry_after_seconds=1.0)
         if model is None:
-            known = ", ".join(self.names()) or "none yet; publish one into the store"
+            known = ", ".join(self.names()) or ("none" if self.unserved else "none yet; publish one into the store")
+            if name in self.unserved:
+                known += "; the store has it, but no version of it could be loaded: the service's log says why"
             raise NotFound(
                 "MODEL_NOT_FOUND",
                 f"no model {name!r}; loaded: {known}" if name else f"no model named in the request; loaded: {known}",

@@ -218,6 +218,13 @@ class Settings(BaseSettings):
             raise ValueError("must be host:port, as 127.0.0.1:7070")
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _store_is_no_file(cls, value: Path | str) -> Path | str:
+        if Path(value).is_file():
+            raise ValueError("is a file; expected the directory of published models, or one that is yet to be made")
+        return value
+
     @field_validator("tls_key")
     @classmethod
     def _key_and_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
@@ -324,7 +331,9 @@ def _explain(item: Any, given: Mapping[str, Any], config: Path | None) -> str:
     else:
         source = f"{name} in {config}"
     text = item["msg"].removeprefix("Value error, ")
-    return f"{source}: {text[:1].lower()}{text[1:]}; given {item['input']!r}"
+    # A setting that is missing where another one needs it was not given.
+    given_text = "" if item["input"] is None else f"; given {item['input']!r}"
+    return f"{source}: {text[:1].lower()}{text[1:]}{given_text}"
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

@@ -100,6 +100,9 @@ class StoreWatcher:
             for name in sorted(shelves.keys() | set(self._registry.names())):
                 await self._refresh_model(name, shelves.get(name, Shelf([], Serving())))
             self._forget(shelves)
+            self._registry.unserved = sorted(
+                name for name, shelf in shelves.items() if shelf.versions and not self._registry.versions(name)
+            )
             self._registry.loading = False
             self._registry.changed.set()
 

@@ -70,6 +70,18 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_settings(tmp_path / "none.toml")
 
 
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    with pytest.raises(SettingsError, match=r"--store: is a file; expected the directory .*; given '.*rows.csv'"):
+        load_settings(options={"store": str(tmp_path / "rows.csv")})
+
+
+def test_what_is_missing_is_not_said_to_be_given() -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(options={"tls_certificate": "cert.pem"})
+    assert str(refused.value) == "tls_key: tls_key is missing; TLS needs tls_certificate and tls_key"
+
+
 def test_an_address_without_a_port_is_refused() -> None:
     with pytest.raises(SettingsError, match="--torchserve-address: must be host:port"):
         load_settings(options={"torchserve_address": "localhost"})

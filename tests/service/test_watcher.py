@@ -15,6 +15,7 @@ from gates import engine_held, in_background, wait_for_call, wait_until
 
 from flowmodel.artefact.rollout import Rollout
 from flowmodel.artefact.store import ModelStore
+from service.announcement import waiting_text
 from service.engines.engine import ModelKey
 
 SLOW = 3600
@@ -73,6 +74,25 @@ def test_a_damaged_version_is_not_loaded_and_the_one_before_goes_on(
     assert service.metric("density_model_loads_total", model="wine", result="failed") == 1
     look(service)
     assert service.metric("density_model_loads_total", model="wine", result="failed") == 1, "not tried again at once"
+
+
+def test_a_store_of_which_nothing_can_be_served_is_not_called_empty(start: Start, store: Path) -> None:
+    (store / "pair" / "serving.json").write_text("{")
+    for version in (1, 2):
+        (store / "wine" / str(version) / "manifest.json").write_text("{")
+    service = start(store, store_poll_seconds=SLOW)
+    unready = plain_http.get(f"{service.http}/readyz")
+    assert unready.json()["reason"] == "no version of pair, wine could be loaded; the log says why"
+    message = score(service).json()["error"]["message"]
+    assert message.startswith("no model 'wine'; loaded: none; the store has it, but no version of it could be loaded")
+    assert waiting_text(service.service, service.service.ports).startswith(
+        f"Waiting for a model in {store}: no version of pair, wine could be loaded, and the log says why"
+    )
+    (store / "pair" / "serving.json").unlink()
+    look(service)
+    assert loaded(service, "pair") == [1]
+    assert service.service.registry.unserved == ["wine"]
+    assert plain_http.get(f"{service.http}/readyz").status_code == 200
 
 
 def test_a_version_that_answers_otherwise_than_published_is_not_served(
