@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import secrets
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def score_calls(
     model: str, rows: ArrayLike, context: ArrayLike | None, version: int | str | None
 ) -> Calls[pb.LogProbRequest, pb.LogProbResponse, Scores]:
     """``LogProb`` calls of at most ``REQUEST_BYTES`` of rows each, all of the version that answered the first."""
-    matrix, contexts = floats(rows), None if context is None else floats(context)
+    matrix, contexts = floats(rows), None if context is None else floats(context, "context")
     total = len(matrix) if matrix.ndim else 0
     step = max(1, REQUEST_BYTES // max(1, matrix[:1].nbytes)) if total else 1
     parts: list[FloatArray] = []
@@ -115,9 +116,8 @@ def draw_calls(
     model: str, count: int, seed: int | None, context: ArrayLike | None, version: int | str | None
 ) -> Calls[pb.SampleRequest, pb.SampleResponse, Samples]:
     """``Sample`` calls of one seed, so that a repeated call draws the same again; sizes follow the first answer's."""
-    # 53 bits stay whole wherever the seed is written down as a JSON number.
-    seed = secrets.randbits(53) if seed is None else seed
-    contexts = None if context is None else floats(context)
+    seed, count = seed_of(seed), whole(count, "count")
+    contexts = None if context is None else floats(context, "context")
     samples: list[FloatArray] = []
     log_probs: list[FloatArray] = []
     answered, start, size = version_text(version), 0, min(count, FIRST_SAMPLES)
@@ -184,12 +184,54 @@ def version_text(version: int | str | None) -> str:
     return "" if version is None else str(version)
 
 
-def floats(values: ArrayLike) -> FloatArray:
-    """float32 and float64 as they are, whole numbers and lists as float64."""
-    array = np.asarray(values)
+def floats(values: ArrayLike, field: str = "rows") -> FloatArray:
+    """float32 and float64 as they are, whole numbers and lists as float64.
+
+    Raises:
+        InvalidRequestError: they are no numbers, or rows of unequal length.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise _invalid(field, "of unequal length given; an array with a number in each cell expected") from None
     if array.dtype in (np.dtype(np.float32), np.dtype(np.float64)):
         return array
-    return array.astype(np.float64)
+    # numpy would make numbers of digits, dates and truths, and leave out imaginary parts.
+    given = f"{array.dtype} given" if array.ndim else f"{str(values)[:40]!r} given"
+    if array.dtype.kind not in "fiuO" or (array.dtype.kind == "O" and not array.ndim):
+        raise _invalid(field, f"{given}; float32, float64 or whole numbers expected")
+    try:
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise _invalid(field, f"{given}; numbers expected in every cell: {error}") from None
+
+
+def seed_of(seed: int | None) -> int:
+    """The seed of a request; one that is drawn where none is given, whole wherever it is written as a JSON number.
+
+    Raises:
+        InvalidRequestError: it is none that the wire can carry.
+    """
+    return secrets.randbits(53) if seed is None else whole(seed, "seed", 0, 2**64 - 1)
+
+
+def whole(value: int, field: str, least: int = -(2**63), most: int = 2**63 - 1) -> int:
+    """A whole number that the wire can carry.
+
+    Raises:
+        InvalidRequestError: it is not.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise _invalid(field, f"{value!r} given; a whole number expected") from None
+    if not least <= number <= most:
+        raise _invalid(field, f"{value} given; {least} to {most} expected")
+    return number
+
+
+def _invalid(field: str, text: str) -> InvalidRequestError:
+    return InvalidRequestError("INVALID_ARGUMENT", f"{field}: {text}", reason="WRONG_TYPE", violations={field: text})
 
 
 def tensor_of(array: FloatArray) -> pb.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
@@ -21,8 +20,10 @@ from service.client.messages import (
     Scores,
     array_of,
     floats,
+    seed_of,
     tensor_of,
     version_text,
+    whole,
 )
 from service.client.patience import jittered
 from service.generated.density.v1 import density_service_pb2 as pb
@@ -58,7 +59,7 @@ def row_chunks(
             part = contexts
             if contexts is not None and len(contexts) == len(rows) > 1:
                 part = contexts[start : start + step]
-            yield floats(rows[start : start + step]), None if part is None else floats(part)
+            yield floats(rows[start : start + step]), None if part is None else floats(part, "context")
         return
     for chunk in rows:
         yield _pair(chunk, context)
@@ -79,8 +80,8 @@ async def async_row_chunks(
 def _pair(chunk: Chunk, context: ArrayLike | None) -> tuple[FloatArray, FloatArray | None]:
     if isinstance(chunk, tuple):
         rows, context = chunk
-        return floats(rows), floats(context)
-    return floats(chunk), None if context is None else floats(context)
+        return floats(rows), floats(context, "context")
+    return floats(chunk), None if context is None else floats(context, "context")
 
 
 class Resumption:
@@ -194,14 +195,13 @@ class DrawStream(Resumption):
         self._request = pb.StreamSampleRequest(
             model=model,
             version=version_text(version),
-            count=count,
-            # 53 bits stay whole wherever the seed is written down as a JSON number.
-            seed=secrets.randbits(53) if seed is None else seed,
+            count=whole(count, "count"),
+            seed=seed_of(seed),
             with_log_prob=True,
-            start=start,
+            start=whole(start, "start"),
             chunk_rows=chunk_rows or 0,
         )
-        self._contexts = None if context is None else floats(context)
+        self._contexts = None if context is None else floats(context, "context")
         self._begun = False
 
     @property

@@ -45,6 +45,56 @@ def test_float32_float64_and_lists_give_the_same(client, rows):
     assert np.array_equal(client.log_prob("wine", np.asfortranarray(rows)), expected)
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ([["1", "2", "3"]], "rows: <U1 given; float32, float64 or whole numbers expected"),
+        ([[1, 2, 3j]], "rows: complex128 given; float32, float64"),
+        ([[True, False, True]], "rows: bool given; float32, float64"),
+        (np.zeros((1, 3), "datetime64[D]"), "rows: datetime64[D] given; float32, float64"),
+        (np.array([[1, "two", 3]], object), "rows: object given; numbers expected in every cell: could not convert"),
+        (None, "rows: 'None' given; float32"),
+        ([[1, 2, 3], [4, 5]], "rows: of unequal length given; an array"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused_before_it_is_sent(client, given, text):
+    with pytest.raises(InvalidRequestError) as refused:
+        client.log_prob("wine", given)
+    assert f"INVALID_ARGUMENT: {text}" in str(refused.value)
+    with pytest.raises(InvalidRequestError) as refused:
+        list(client.stream_log_prob("wine", [given]))
+    assert text in str(refused.value)
+    assert refused.value.reason == "WRONG_TYPE"
+
+
+def test_numbers_held_as_objects_are_numbers(client, rows):
+    held = rows.astype(np.float64).astype(object)
+    held[2, 0] = None
+    expected = client.log_prob("wine", rows)
+    expected[2] = np.nan
+    np.testing.assert_array_equal(client.log_prob("wine", held), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"seed": -1}, "seed: -1 given; 0 to 18446744073709551615 expected"),
+        ({"seed": 2**64}, "seed: 18446744073709551616 given; 0 to"),
+        ({"seed": 1.5}, "seed: 1.5 given; a whole number expected"),
+        ({"count": 2.5}, "count: 2.5 given; a whole number expected"),
+        ({"count": 2**63}, "count: 9223372036854775808 given; "),
+    ],
+)
+def test_a_seed_or_count_that_the_wire_cannot_carry_is_refused_by_name(client, given, text):
+    asked = {"count": 2, "seed": 3} | given
+    with pytest.raises(InvalidRequestError) as refused:
+        client.sample("wine", **asked)
+    assert text in str(refused.value)
+    with pytest.raises(InvalidRequestError) as refused:
+        list(client.stream_sample("wine", **asked))
+    assert text in str(refused.value)
+
+
 def test_a_version_can_be_named(client, rows):
     assert client.score("wine", rows).version == "2"
     first = client.score("wine", rows, version=1)
