@@ -162,6 +162,10 @@ def check_exportable(flow: Flow) -> None:
         Traceback (most recent call last):
         flowmodel.errors.ExportError: base distribution Cauchy cannot be exported; use Normal, ...
     """
+    if not isinstance(flow, Flow):
+        raise ExportError(
+            f"flow={flow!r} given; expected a flow, such as dist.Flow(base_dist, bij.AffineAutoregressive())"
+        )
     flow.base.check_exportable()
     if flow.conditioned_on is not None or flow.batch_shape:
         raise ExportError(

@@ -41,7 +41,10 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Flow:
     """
     folder = Path(path)
     if not (folder / "manifest.json").is_file():
-        raise ModelNotFoundError(f"{folder} is no published version: it has no manifest.json")
+        names = [found.parent.name for found in folder.glob("*/manifest.json")]
+        below = sorted(int(name) for name in names if name.isdecimal())
+        instead = f"; it is a model, load a version of it such as {folder / str(below[-1])}" if below else ""
+        raise ModelNotFoundError(f"{folder} is no published version: it has no manifest.json{instead}")
     manifest = Manifest.from_json((folder / "manifest.json").read_text(encoding="utf-8"))
     plan = plan_from_json(manifest.plan)
     if not isinstance(plan, BijectorPlan):

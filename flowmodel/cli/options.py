@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,9 +49,22 @@ version_option = option(
     help="Version of the model.  [default: the one that `flowmodel models` lists as default]",
 )
 
-output_option = option(
-    "--output", type=click.Path(path_type=Path, dir_okay=False), help="CSV file to write.  [default: standard output]"
-)
+
+class CsvFile(click.Path):
+    """A file to write CSV into, whose name does not say that it is of another kind."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what the other commands would read as another kind of file."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if path.suffix.lower() in (".parquet", ".npy"):
+            self.fail(f"{path}: CSV is written; expected a name such as {path.with_suffix('.csv')}", param, ctx)
+        return path
+
+
+output_option = option("--output", type=CsvFile(), help="CSV file to write.  [default: standard output]")
 
 
 class Names(click.ParamType):  # type: ignore[type-arg]

@@ -159,6 +159,19 @@ def test_a_name_that_no_model_can_have_is_refused(tmp_path, name):
     assert list(tmp_path.parent.glob("wine")) == []
 
 
+@pytest.mark.parametrize("export", [flowmodel.publish, lambda flow, folder, _: flowmodel.export_scorer(flow, folder)])
+def test_a_plan_is_no_flow_to_publish(tmp_path, export):
+    with pytest.raises(ExportError, match=r"flow=AffineAutoregressive\(.*given; expected a flow, such as dist.Flow\("):
+        export(bij.AffineAutoregressive(), tmp_path, "pair")
+
+
+def test_a_model_given_for_a_version_is_told_apart(tmp_path):
+    for _ in range(2):
+        flowmodel.publish(dist.Flow(normal((2,)), bij.Affine()), tmp_path, "pair")
+    with pytest.raises(ModelNotFoundError, match=r"it is a model, load a version of it such as .*pair/2$"):
+        flowmodel.load(tmp_path / "pair")
+
+
 def test_what_is_not_there_is_named_with_what_is(tmp_path):
     flowmodel.publish(dist.Flow(normal((2,)), bij.Affine()), tmp_path, "wine")
     store = ModelStore(tmp_path)

@@ -260,6 +260,11 @@ def test_bad_training_data_ends_with_one_line_and_publishes_nothing(tmp_path, na
         (("publish", "absent/1"), 1, "absent/1: no published version"),
         (("unknown",), 2, "No such command 'unknown'"),
         (("sample", "cells", "--count", "1", "--seed", "1", "--output", "no/such/dir/x.csv"), 1, "no/such/dir/x.csv"),
+        (
+            ("sample", "cells", "--count", "1", "--output", "x.parquet"),
+            2,
+            "x.parquet: CSV is written; expected a name such as x.csv",
+        ),
     ],
 )
 def test_mistakes_end_with_their_status_and_no_traceback(store, arguments, status, message):
