@@ -28,7 +28,17 @@ _OF_TRITON = (
 )
 """What is searched for examples and cannot be imported where there is no Triton, which is made for Linux alone."""
 
-_WITHOUT_SERVERS = ("tests/flowmodel/", "tests/conformance/", "tests/oracles/", "flowmodel/")
+_OF_SERVERS = (
+    "tests/benchmarks/test_service.py",
+    "tests/faults/",
+    "tests/service/engines/",
+    "tests/service/security/test_logs.py",
+    "tests/service/test_command.py",
+    "tests/service/test_swaps.py",
+    "tests/service/web/test_formats.py",
+    "tests/test_first_five_minutes.py",
+)
+"""What starts TorchServe, or services as programs."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,19 +54,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _Rooms(LoadScopeScheduling):  # type: ignore[misc]
-    """Whatever starts servers goes to one process, and first; everything else file by file to whoever is free.
+    """What starts servers goes to one process, and early; everything else file by file to whoever is free.
 
-    Servers of one test are thus never beside those of another.
+    Programs of one test are thus never beside those of another. A service within the test's own process takes a port
+    that the system gives it, and bears company.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return file if file.startswith(_WITHOUT_SERVERS) else "servers"
+        return "servers" if file.startswith(_OF_SERVERS) else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """How ``make test`` shares the tests out among processes."""
+    """How ``make test`` shares the tests out among processes, in the order of their names."""
+    config.option.loadscopereorder = False
     return _Rooms(config, log)
 
 
