@@ -132,18 +132,20 @@ class Batcher:
             self._observer.dropped("expired")
             raise _too_late()
         started = time.perf_counter()
+        arrays: tuple[FloatArray, ...] | None = ()
         try:
             arrays = at_once(payload)
             if arrays is not None:
                 _check_answer(arrays, rows)
         except EngineError:
-            self._observer.called(rows, time.perf_counter() - started)
             raise
         except Exception as error:
             raise _unexpected(error, rows) from error
-        if arrays is not None:
-            self._observer.waited(0.0)
-            self._observer.called(rows, time.perf_counter() - started)
+        finally:
+            # Also of a call that failed, as of those for the queue.
+            if arrays is not None:
+                self._observer.waited(0.0)
+                self._observer.called(rows, time.perf_counter() - started)
         return arrays
 
     def _fits(self, rows: int, patient: bool) -> bool:

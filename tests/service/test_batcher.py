@@ -128,9 +128,11 @@ async def test_what_fails_at_once_fails_as_it_would_in_a_call(caplog: pytest.Log
     with pytest.raises(DeadlinePassed):
         await ask(batcher, [1.0], deadline=asyncio.get_running_loop().time() - 1)
     assert observer.dropped_for == ["expired"]
-    batcher, _ = make(Script(), at_once=lambda payload: (payload[1:],))
+    batcher, short = make(Script(), at_once=lambda payload: (payload[1:],))
     with pytest.raises(EngineError, match="answered 0 rows to 1"):
         await ask(batcher, [1.0])
+    assert (observer.waits, observer.batches) == (2, [1, 1]), "counted as calls that fail are"
+    assert (short.waits, short.batches) == (1, [1])
 
 
 async def test_requests_that_arrive_together_share_a_call() -> None:
