@@ -42,6 +42,12 @@ def test_the_library_example_of_the_readme_runs(tmp_path):
     subprocess.run([sys.executable, "-c", example], check=True, cwd=tmp_path)
 
 
+@pytest.mark.parametrize("document", ["docs/flowtorch.md", "docs/training.md"])
+def test_the_library_examples_of_the_documents_run(document, tmp_path):
+    (example,) = blocks(document, "python")
+    subprocess.run([sys.executable, "-c", example], check=True, cwd=tmp_path)
+
+
 def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
