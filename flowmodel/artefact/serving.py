@@ -205,10 +205,10 @@ class Serving:
         Raises:
             ServingError: the version cannot be one, or the weight is not above 0 and at most 1.
         """
+        _check_weight(weight)
         if version is None:
             return dataclasses.replace(self, canary=None)
         self._check_beside_default(version, versions, "the canary")
-        _check_weight(weight)
         return dataclasses.replace(self, canary=Canary(version, float(weight)))
 
     def with_shadow(self, version: int | None, versions: Sequence[int]) -> Serving:

@@ -151,9 +151,9 @@ _TIMEOUT: Json = {
 _REQUEST_ID: Json = {
     "name": "X-Request-ID",
     "in": "header",
-    "description": "What the caller calls this request, up to 128 printable ASCII characters; made here without one. "
-    "The answer repeats it, and the log shows it.",
-    "schema": {"type": "string", "maxLength": 128},
+    "description": "What the caller calls this request, up to 128 printable ASCII characters; without one, or with "
+    "another, it is made here. The answer repeats it, and the log shows it.",
+    "schema": {"type": "string"},
 }
 _ANSWERED_BY: Json = {
     "X-Request-ID": _header("The request's id."),

@@ -55,6 +55,8 @@ def limited_protocol(settings: Settings, metrics: Metrics) -> type[HttpToolsProt
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_expecting()
             super().connection_lost(exc)
+            # Uvicorn leaves the timer of a connection that was reset, and the timer all that belongs to it.
+            self._unset_keepalive_if_required()
 
         def _expect_head(self) -> None:
             self._stop_expecting()

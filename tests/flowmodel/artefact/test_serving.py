@@ -71,7 +71,7 @@ def test_a_version_that_is_promoted_or_retired_has_no_other_role():
     assert serving.with_default(None, STORE).shadow is None
     assert serving.with_retired(3, STORE).canary is None
     assert serving.with_retired(1, STORE, force=True).shadow is None, "version 4 is the default then"
-    assert serving.with_canary(None, 0, STORE).canary is None
+    assert serving.with_canary(None, 0.05, STORE).canary is None
     assert serving.with_shadow(None, STORE).shadow is None
 
 

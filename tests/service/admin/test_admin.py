@@ -168,6 +168,7 @@ def test_a_default_that_cannot_be_loaded_is_told_and_not_switched_to(
         ("/models/wine/retire", '{"version": 2, "force": 1}', 400, "force: 1 given; true or false expected"),
         ("/models/wine/restore", '{"version": 1}', 400, "version 1 is not retired"),
         ("/models/wine/canary", '{"version": 1, "weight": "half"}', 400, "weight is 'half'; a number above 0"),
+        ("/models/wine/canary", '{"version": null, "weight": false}', 400, "weight is False; a number above 0"),
         ("/models/wine/canary", '{"version": 2}', 400, "version 2 is the default; the canary must be another one"),
         ("/models/wine/shadow", "{}", 400, "version: missing; a version such as 3, or null expected"),
         ("/models/wine/shadow", '{"version": ' + " " * 70_000 + "1}", 413, "bytes and more given; at most 65536"),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
+import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -238,6 +241,22 @@ def test_a_head_that_does_not_come_ends_the_connection(start: Start, published: 
             while part := connection.recv(4096):
                 answers += part
         assert answers.count(b"HTTP/1.1 200 OK") == (b"\r\n\r\n" in sent)
+
+
+def test_nothing_is_kept_of_a_connection_that_was_reset(start: Start, published: Path) -> None:
+    service = start(published)
+    with connections(service, 1) as (connection,):
+        (kept,) = map(weakref.ref, service.service._web._server.server_state.connections)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 OK")
+        # A connection that does not linger is reset.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def gone() -> bool:
+        gc.collect()
+        return kept() is None
+
+    wait_until(service, gone)
 
 
 def test_grpc_connections(start: Start, published: Path) -> None:
