@@ -6,6 +6,8 @@ import math
 import statistics
 from typing import Any
 
+from scipy import stats
+
 Run = dict[str, Any]
 
 OURS = "flowmodel"
@@ -18,23 +20,26 @@ def nll(runs: list[Run], table: str, model: str) -> dict[int, float]:
 
 
 def standing(runs: list[Run], table: str, peers: list[str]) -> tuple[str, float, float]:
-    """The peer of the best median, how far we are behind it, and the standard error of that, paired by seed.
+    """The peer of the best median, how far we are behind it, and half the 95 % interval of that.
 
-    Behind is the difference of the medians, below nought where we are ahead.
+    Behind is the mean of the differences on the same seed, below nought where we are ahead; its interval is Student's.
     """
     ours = nll(runs, table, OURS)
     best = min((peer for peer in peers if nll(runs, table, peer)), key=lambda peer: _median(nll(runs, table, peer)))
     theirs = nll(runs, table, best)
     differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-    finite = [value for value in differences if math.isfinite(value)]
-    error = statistics.stdev(finite) / math.sqrt(len(finite)) if len(finite) > 1 else 0.0
-    return best, _median(ours) - _median(theirs), error
+    behind = statistics.fmean(differences)
+    if len(differences) < 2 or not math.isfinite(behind):
+        return best, behind, 0.0
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    return best, behind, error * float(stats.t.ppf(0.975, len(differences) - 1))
 
 
-def verdict(behind: float, error: float) -> str:
-    if behind <= 0:
-        return "ahead"
-    return "level" if behind <= error else "behind"
+def verdict(behind: float, interval: float) -> str:
+    """Ahead or behind where the whole interval is, else level."""
+    if abs(behind) <= interval:
+        return "level"
+    return "ahead" if behind < 0 else "behind"
 
 
 def markdown(runs: list[Run], tables: list[str], models: list[str]) -> str:
@@ -52,8 +57,8 @@ def markdown(runs: list[Run], tables: list[str], models: list[str]) -> str:
             cells.append(f"**{cell}**" if model == best and len(models) > 1 else cell)
         peers = [model for model in models if model != OURS]
         if nll(runs, table, OURS) and any(nll(runs, table, peer) for peer in peers):
-            peer, behind, error = standing(runs, table, peers)
-            cells += [f"{behind:+.3f} ± {error:.3f} ({peer})", verdict(behind, error)]
+            peer, behind, interval = standing(runs, table, peers)
+            cells += [f"{behind:+.3f} ± {interval:.3f} ({peer})", verdict(behind, interval)]
         else:
             cells += ["", ""]
         lines.append(f"| {' | '.join(cells)} |")
