@@ -18,13 +18,17 @@ _REFUSED_AT_ONCE = 64
 
 
 def limited_protocol(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
-    """Uvicorn's protocol with limits.
+    """Uvicorn's protocol with limits; whoever runs it calls ``let_go`` of each connection now and then.
 
     Args:
         settings: the limits.
         metrics: counts connections that were refused.
     """
-    most, head_seconds = settings.max_connections, settings.request_head_seconds
+    most, head_seconds, idle_seconds = (
+        settings.max_connections,
+        settings.request_head_seconds,
+        settings.stream_idle_seconds,
+    )
 
     class LimitedProtocol(HttpToolsProtocol):
         """One connection; a request's head that does not arrive in time ends it, so that idlers cannot take all."""
@@ -32,6 +36,20 @@ def limited_protocol(settings: Settings, metrics: Metrics) -> type[HttpToolsProt
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._head: asyncio.TimerHandle | None = None
+            self._unsent, self._unsent_since = 0, 0.0
+
+        def let_go(self) -> None:
+            """Cut the connection off if it is to be closed and its client takes nothing of what is yet to be sent.
+
+            A transport that is closed waits for that, for ever if need be, and its connection counts as long.
+            """
+            if not self.transport.is_closing():
+                return
+            unsent, now = self.transport.get_write_buffer_size(), self.loop.time()
+            if not self._unsent_since or unsent < self._unsent:
+                self._unsent, self._unsent_since = unsent, now
+            elif now - self._unsent_since >= idle_seconds:
+                self.transport.abort()
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)

@@ -36,8 +36,25 @@ _WITHOUT_CUT_OFFS = _WithoutCutOffs()
 """One for all servers of the process: a logger holds the same filter only once."""
 
 
+_TICKS_A_SECOND = 10
+"""How often uvicorn does what it does now and then."""
+_LOOK_SECONDS = 10.0
+"""Connections are looked at so often at least, and in each quarter of the time that a client may stand still."""
+
+
 class _QuietServer(uvicorn.Server):
-    """Uvicorn that leaves the process's signals to whoever runs the process."""
+    """Uvicorn that leaves signals to whoever runs the process, and lets go of clients that stand still."""
+
+    def __init__(self, config: uvicorn.Config, idle_seconds: float) -> None:
+        super().__init__(config)
+        self._look_ticks = max(1, int(_TICKS_A_SECOND * min(_LOOK_SECONDS, idle_seconds / 4)))
+
+    async def on_tick(self, counter: int) -> bool:
+        """What is done a few times a second."""
+        if counter % self._look_ticks == 0:
+            for connection in list(self.server_state.connections):
+                connection.let_go()  # type: ignore[union-attr]
+        return await super().on_tick(counter)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -88,7 +105,7 @@ class HttpServer:
         logging.getLogger("uvicorn.error").addFilter(_WITHOUT_CUT_OFFS)
         if certificates is not None:
             config.ssl = certificates.server_context()
-        self._server = _QuietServer(config)
+        self._server = _QuietServer(config, settings.stream_idle_seconds)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:

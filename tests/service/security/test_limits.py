@@ -259,6 +259,20 @@ def test_nothing_is_kept_of_a_connection_that_was_reset(start: Start, published:
     wait_until(service, gone)
 
 
+def test_a_client_that_reads_nothing_does_not_keep_its_connection(start: Start, published: Path) -> None:
+    service = start(published, stream_idle_seconds=0.2)
+    body = b'{"count": 100000000, "seed": 6}'
+    head = f"POST /v1/models/wine:sample HTTP/1.1\r\nHost: x\r\nAccept: text/csv\r\nContent-Length: {len(body)}\r\n"
+    with connections(service, 1) as (connection,):
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+        assert connection.recv(8) == b"HTTP/1.1"
+        wait_until(service, lambda: not service.service._web._server.server_state.connections)
+        arrived = b""
+        while part := connection.recv(1 << 20):
+            arrived = (arrived + part)[-10:]
+        assert not arrived.endswith(b"0\r\n\r\n"), "the answer has no end"
+
+
 def test_grpc_connections(start: Start, published: Path) -> None:
     service = start(published, max_connections=1)
     alone = [("grpc.use_local_subchannel_pool", 1)]
