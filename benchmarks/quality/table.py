@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import Any
 
+from reporting import markdown as page
 from scipy import stats
 
 Run = dict[str, Any]
@@ -45,7 +46,7 @@ def verdict(behind: float, interval: float) -> str:
 def markdown(runs: list[Run], tables: list[str], models: list[str]) -> str:
     """One row for each table: medians over the seeds, half the range from the lowest to the highest in brackets."""
     heads = ["table", "rows x columns", "truth", *models, "ours - best peer", ""]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = []
     for table in tables:
         mine = [run for run in runs if run["table"] == table]
         if not mine:
@@ -61,8 +62,8 @@ def markdown(runs: list[Run], tables: list[str], models: list[str]) -> str:
             cells += [f"{behind:+.3f} ± {interval:.3f} ({peer})", verdict(behind, interval)]
         else:
             cells += ["", ""]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return page.table(heads, lines)
 
 
 def not_finite(runs: list[Run], models: list[str]) -> str:
